@@ -1,0 +1,6 @@
+//! The key-value store as a state machine, and (feature `server`) the node that serves it.
+//!
+//! The library without features is pure: the same code runs in the node, in the simulator and in models.
+
+pub mod command;
+pub mod query;

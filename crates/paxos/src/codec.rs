@@ -1,0 +1,66 @@
+//! The one place that knows how values become bytes: bincode 2 with fixed limits, trailing bytes refused.
+
+use bincode::config::{Configuration, LittleEndian, Limit, Varint};
+use bincode::{Decode, Encode};
+
+/// Largest value that can be decoded, in bytes. Above every limit on what is encoded, see [`crate::limits`].
+pub const DECODE_BYTES_MAX: usize = 48 << 20;
+
+const CONFIG: Configuration<LittleEndian, Varint, Limit<DECODE_BYTES_MAX>> =
+    bincode::config::standard().with_limit::<DECODE_BYTES_MAX>();
+
+/// Why bytes weren't taken for a value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// The bytes aren't an encoding of the type.
+    #[error("malformed: {0}")]
+    Malformed(String),
+    /// The value ends before the bytes do.
+    #[error("{0} trailing bytes")]
+    Trailing(usize),
+}
+
+/// The bytes of a value.
+pub fn encode<T: Encode>(value: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_into(value, &mut bytes);
+    bytes
+}
+
+/// Appends the bytes of a value.
+pub fn encode_into<T: Encode>(value: &T, bytes: &mut Vec<u8>) {
+    // Writing to a Vec can't fail, and no type of ours refuses to be encoded.
+    bincode::encode_into_std_write(value, bytes, CONFIG).expect("encoding into memory can't fail");
+}
+
+/// The value that `bytes` encode, all of them.
+///
+/// # Errors
+/// [`CodecError`] for anything but exactly one value of at most [`DECODE_BYTES_MAX`] bytes.
+pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (value, used) =
+        bincode::decode_from_slice(bytes, CONFIG).map_err(|e| CodecError::Malformed(e.to_string()))?;
+    match bytes.len() - used {
+        0 => Ok(value),
+        trailing => Err(CodecError::Trailing(trailing)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trailing_bytes_are_refused() {
+        let mut bytes = encode(&7_u64);
+        bytes.push(0);
+        assert_eq!(decode::<u64>(&bytes), Err(CodecError::Trailing(1)));
+    }
+
+    #[test]
+    fn a_hostile_length_is_refused_without_allocating() {
+        let mut bytes = vec![253];
+        bytes.extend_from_slice(&u64::MAX.to_le_bytes());
+        assert!(matches!(decode::<Vec<u8>>(&bytes), Err(CodecError::Malformed(_))));
+    }
+}

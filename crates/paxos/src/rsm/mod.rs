@@ -1,0 +1,4 @@
+//! What a log drives: deterministic state machines.
+
+pub mod batch;
+pub mod state_machine;

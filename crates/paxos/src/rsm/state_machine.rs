@@ -1,0 +1,63 @@
+//! The contract between a group's log and what it replicates (F. Schneider, "Implementing Fault-Tolerant Services Using
+//! the State Machine Approach", 1990): equal logs give equal states, so `apply` reads nothing but its arguments.
+
+use crate::ids::{ClientId, LogTime, Sequence, Slot};
+
+/// Names a request over all its tries: replies are matched by this, never by slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId {
+    /// The session.
+    pub client: ClientId,
+    /// The position in it.
+    pub sequence: Sequence,
+}
+
+/// A piece of a snapshot: at most about 4 KiB of neighbouring records, or one larger record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Unique, ascending within a snapshot; at most 1 KiB.
+    pub key: Vec<u8>,
+    /// The records, in the state machine's own encoding.
+    pub body: Vec<u8>,
+}
+
+/// A snapshot that can't be loaded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("snapshot refused: {0}")]
+pub struct RestoreError(pub String);
+
+/// A deterministic state machine whose clones are cheap (structure sharing), so that checkpoints, snapshots and scans
+/// work on a clone while the original goes on.
+pub trait StateMachine: Clone + Send + Sync + 'static {
+    /// What a request is answered with.
+    type Reply: Clone + Send + 'static;
+    /// A read of the state.
+    type Query: Send + 'static;
+    /// What a query is answered with.
+    type Answer: Send + 'static;
+
+    /// Applies one batch, as encoded by [`crate::rsm::batch`]. Total: any bytes give the same typed result on every replica.
+    /// Pushes one reply a request, in order.
+    fn apply(&mut self, slot: Slot, batch: &[u8], replies: &mut Vec<(RequestId, Self::Reply)>);
+
+    /// Answers a read from the state as it is.
+    fn query(&self, query: &Self::Query) -> Self::Answer;
+
+    /// The replicated time of the last batch applied.
+    fn log_time(&self) -> LogTime;
+
+    /// Incremental hash of the whole replicated state: equal at equal slots (P5).
+    fn state_hash(&self) -> u128;
+
+    /// Size of the state in memory, about, in bytes.
+    fn state_bytes(&self) -> u64;
+
+    /// The state as pages in ascending key order. Runs on another thread, on a clone.
+    fn pages(&self) -> Box<dyn Iterator<Item = Page> + '_>;
+
+    /// The state that `pages` were made of. `self` is a fresh state machine with the same replicated limits.
+    ///
+    /// # Errors
+    /// [`RestoreError`] if the pages are malformed; the state is then unusable.
+    fn restore(self, pages: &mut dyn Iterator<Item = Page>) -> Result<Self, RestoreError>;
+}
