@@ -46,6 +46,16 @@ pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
     }
 }
 
+/// The value that `bytes` begin with; what follows isn't looked at.
+///
+/// # Errors
+/// [`CodecError::Malformed`] if they don't begin with one.
+pub fn decode_prefix<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (value, _) =
+        bincode::decode_from_slice(bytes, CONFIG).map_err(|e| CodecError::Malformed(e.to_string()))?;
+    Ok(value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,1 +1,7 @@
-//! See Cargo.toml.
+//! All server-side IO around the replicas of a node: write-ahead log, checkpoints, peers, timers, identity.
+//!
+//! One thread runs the network and the steps of all replicas of a node, one thread syncs the log, and bulk work
+//! (checkpoints, snapshots, large drops) runs beside them.
+
+pub mod api;
+pub mod options;

@@ -1,0 +1,75 @@
+//! What a node is started with.
+
+use std::path::PathBuf;
+
+use paxos::ids::{GroupId, NodeId};
+use paxos::limits::Limits;
+
+/// How to reach a node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeAddress {
+    /// The node.
+    pub id: NodeId,
+    /// `host:port` of its peer port.
+    pub peer: String,
+}
+
+/// Everything a node needs to start.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// This node.
+    pub node: NodeId,
+    /// Its data directory; created if missing.
+    pub data_dir: PathBuf,
+    /// `host:port` to listen on for peers.
+    pub listen_peer: String,
+    /// All nodes of the cluster, this one included.
+    pub nodes: Vec<NodeAddress>,
+    /// The groups of the cluster, each with a replica on every node.
+    pub groups: Vec<GroupId>,
+    /// Replicated configuration of the state machines, part of Genesis: the same for all replicas for ever.
+    pub genesis: Vec<u8>,
+    /// Bounds and timeouts of replicas.
+    pub limits: Limits,
+    /// Bounds of the node.
+    pub bounds: Bounds,
+}
+
+/// Bounds of a node's queues and files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Batches a leader has in flight before it waits for more requests.
+    pub pipeline: u64,
+    /// A batch is cut at this size, in bytes; one request is always allowed.
+    pub batch_bytes: usize,
+    /// Requests waiting to be proposed, per group; above it calls are refused as busy.
+    pub queue_requests: usize,
+    /// Their bytes, per group.
+    pub queue_bytes: usize,
+    /// Bytes waiting for one peer; above it Accepts are dropped, and catch-up repairs.
+    pub outbox_bytes: usize,
+    /// Log appended but not synced, in bytes; above it the node proposes and accepts nothing.
+    pub unsynced_bytes: u64,
+    /// Size of a log segment, in bytes.
+    pub segment_bytes: u64,
+    /// Smallest live log after which a checkpoint is due, in bytes; the state's size if that is larger.
+    pub checkpoint_log_bytes: u64,
+    /// How fast a checkpoint is written, in bytes a second.
+    pub checkpoint_bytes_per_s: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            pipeline: 2,
+            batch_bytes: 1 << 20,
+            queue_requests: 16_384,
+            queue_bytes: 64 << 20,
+            outbox_bytes: 64 << 20,
+            unsynced_bytes: 64 << 20,
+            segment_bytes: 16 << 20,
+            checkpoint_log_bytes: 64 << 20,
+            checkpoint_bytes_per_s: 64 << 20,
+        }
+    }
+}
