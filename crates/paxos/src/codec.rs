@@ -1,6 +1,6 @@
 //! The one place that knows how values become bytes: bincode 2 with fixed limits, trailing bytes refused.
 
-use bincode::config::{Configuration, LittleEndian, Limit, Varint};
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{Decode, Encode};
 
 /// Largest value that can be decoded, in bytes. Above every limit on what is encoded, see [`crate::limits`].

@@ -87,11 +87,15 @@ impl Limits {
             (self.check_quorum_us <= self.lease_us, "check_quorum must not be longer than lease"),
             (self.lease_us <= self.election_min_us, "lease must not be longer than election_min"),
             (self.election_min_us < self.election_max_us, "election_min must be shorter than election_max"),
+            (self.canvass || !self.leases, "leases need canvass: without it nobody is sticky to a leader"),
             (self.drift_ppm < 500_000, "drift must be below 50 %"),
             (self.window_slots >= 1 && self.chunk_slots >= 1, "window and chunk need room for one slot"),
             (self.accept_ahead_slots >= self.window_slots, "accept_ahead must cover the window"),
             (self.keep_bytes_min <= self.keep_bytes_max, "keep_bytes_min must not exceed keep_bytes_max"),
-            (self.heartbeat_us > 0 && self.resend_us > 0 && self.catch_up_us > 0, "timeouts must not be zero"),
+            (
+                self.heartbeat_us > 0 && self.resend_us > 0 && self.catch_up_us > 0,
+                "timeouts must not be zero",
+            ),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err(LimitsError(rule)),

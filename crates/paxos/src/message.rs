@@ -96,8 +96,9 @@ pub enum Known<C> {
 /// What a CatchUp reply says about a chosen slot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub enum Caught<C> {
-    /// The entry that the asker holds at the ballot it named is the chosen one (P3: one entry per ballot and slot).
-    Same,
+    /// The entry that the asker named as its vote at this ballot is the chosen one (P3: one entry per ballot and slot).
+    /// Says nothing about a later vote.
+    Same(Ballot),
     /// The chosen entry.
     Entry(Entry<C>),
 }

@@ -126,8 +126,10 @@ mod tests {
     fn any_two_quorums_share_a_member() {
         for n in 1..=7_u32 {
             let voters = Voters::new((1..=n).map(NodeId));
-            let subsets = (0..1_u32 << n).map(|bits| (1..=n).filter(|i| bits & (1 << (i - 1)) != 0).map(NodeId));
-            let quorums: Vec<NodeSet> = subsets.map(|s| s.collect()).filter(|s| voters.is_quorum(s)).collect();
+            let subsets =
+                (0..1_u32 << n).map(|bits| (1..=n).filter(|i| bits & (1 << (i - 1)) != 0).map(NodeId));
+            let quorums: Vec<NodeSet> =
+                subsets.map(|s| s.collect()).filter(|s| voters.is_quorum(s)).collect();
             assert!(!quorums.is_empty());
             for a in &quorums {
                 assert!(quorums.iter().all(|b| a.iter().any(|m| b.contains(m))));

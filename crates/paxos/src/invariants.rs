@@ -1,0 +1,121 @@
+//! The properties P0 to P5 as predicates, run after every step of tests, golden scripts and models.
+//!
+//! P1 and P0 need memory: [`Monitor`] holds it, one per replica and life. The others are judged on the replicas as they are.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::durable::Durable;
+use crate::ids::{Ballot, Slot};
+use crate::io::Output;
+use crate::message::{Command, Entry};
+use crate::replica::{FIRST_SLOT, Replica};
+
+/// A property that doesn't hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Its id.
+    pub property: &'static str,
+    /// What was seen.
+    pub detail: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.property, self.detail)
+    }
+}
+
+fn violation(property: &'static str, detail: String) -> Option<Violation> {
+    Some(Violation { property, detail })
+}
+
+/// Judges P2 to P5 over the replicas of a group.
+pub fn violated<'a, C: Command + 'a>(
+    replicas: impl IntoIterator<Item = &'a Replica<C>>,
+) -> Option<Violation> {
+    let mut voted: BTreeMap<(Slot, Ballot), &Entry<C>> = BTreeMap::new();
+    let mut chosen: BTreeMap<Slot, &Entry<C>> = BTreeMap::new();
+    for replica in replicas {
+        let node = replica.node();
+        for (slot, held) in replica.log().from(Slot::default()) {
+            if let Some((ballot, entry)) = &held.vote {
+                if *ballot > replica.promised() {
+                    let promised = replica.promised();
+                    return violation(
+                        "P2",
+                        format!("{node} voted at {ballot}, {slot}, above its promise {promised}"),
+                    );
+                }
+                if *voted.entry((slot, *ballot)).or_insert(entry) != entry {
+                    return violation("P3", format!("two entries at {ballot}, {slot}"));
+                }
+            }
+            if let Some(entry) = &held.chosen
+                && *chosen.entry(slot).or_insert(entry) != entry
+            {
+                return violation("P4", format!("two entries chosen at {slot}"));
+            }
+        }
+        if replica.applied_end() > replica.chosen_end() {
+            return violation("P5", format!("{node} applied beyond what is chosen"));
+        }
+    }
+    None
+}
+
+/// Remembers what one replica wrote and promised in one life.
+#[derive(Clone, Debug)]
+pub struct Monitor<C> {
+    durable: Durable<C>,
+    promised: Ballot,
+    chosen_end: Slot,
+    applied_end: Slot,
+}
+
+impl<C: Command> Monitor<C> {
+    /// Begins with a replica as it was recovered from `durable`.
+    pub fn new(replica: &Replica<C>, durable: Durable<C>) -> Monitor<C> {
+        let (promised, chosen_end) = (replica.promised(), replica.chosen_end());
+        Monitor { durable, promised, chosen_end, applied_end: replica.applied_end() }
+    }
+
+    /// Judges P0 and P1, and that no end moves back, after a step.
+    pub fn violated(&mut self, replica: &Replica<C>, out: &Output<C>) -> Option<Violation> {
+        for write in &out.writes {
+            self.durable.replay(write.clone());
+        }
+        let node = replica.node();
+        if replica.promised() < self.promised {
+            return violation("P1", format!("{node} promised {}, now {}", self.promised, replica.promised()));
+        }
+        if replica.chosen_end() < self.chosen_end || replica.applied_end() < self.applied_end {
+            return violation("P5", format!("an end of {node} moved back"));
+        }
+        (self.promised, self.chosen_end) = (replica.promised(), replica.chosen_end());
+        self.applied_end = replica.applied_end();
+        self.durable_part(replica)
+    }
+
+    /// Replaying the writes gives the durable part of the replica (P0).
+    fn durable_part(&self, replica: &Replica<C>) -> Option<Violation> {
+        let node = replica.node();
+        if self.durable.promised != replica.promised() {
+            let written = self.durable.promised;
+            return violation("P0", format!("{node} promised {}, wrote {written}", replica.promised()));
+        }
+        for (slot, held) in replica.log().from(FIRST_SLOT) {
+            if self.durable.votes.get(&slot) != held.vote.as_ref() {
+                return violation("P0", format!("the vote of {node} at {slot} isn't the one it wrote"));
+            }
+            let written = self.durable.chosen.get(&slot);
+            if written.is_some_and(|entry| held.chosen.as_ref() != Some(entry)) {
+                return violation("P0", format!("{node} wrote another chosen entry at {slot}"));
+            }
+        }
+        if self.durable.chosen_end > replica.chosen_end() {
+            return violation("P0", format!("{node} wrote a chosen_end beyond its own"));
+        }
+        None
+    }
+}
