@@ -1,7 +1,7 @@
 //! The one place that knows how values become bytes: bincode 2 with fixed limits, trailing bytes refused.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
-use bincode::{Decode, Encode};
+use bincode::{BorrowDecode, Decode, Encode};
 
 /// Largest value that can be decoded, in bytes. Above every limit on what is encoded, see [`crate::limits`].
 pub const DECODE_BYTES_MAX: usize = 48 << 20;
@@ -40,6 +40,19 @@ pub fn encode_into<T: Encode>(value: &T, bytes: &mut Vec<u8>) {
 pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
     let (value, used) =
         bincode::decode_from_slice(bytes, CONFIG).map_err(|e| CodecError::Malformed(e.to_string()))?;
+    match bytes.len() - used {
+        0 => Ok(value),
+        trailing => Err(CodecError::Trailing(trailing)),
+    }
+}
+
+/// As [`decode`], for a type that keeps slices of `bytes` instead of copies.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_borrowed<'a, T: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<T, CodecError> {
+    let (value, used) =
+        bincode::borrow_decode_from_slice(bytes, CONFIG).map_err(|e| CodecError::Malformed(e.to_string()))?;
     match bytes.len() - used {
         0 => Ok(value),
         trailing => Err(CodecError::Trailing(trailing)),
