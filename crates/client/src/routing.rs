@@ -1,0 +1,74 @@
+//! The routing table as users see it: which group serves a shard, who its members are, who leads.
+
+use kvserver::command::{ShardId, shard_of};
+use paxos::ids::{Generation, GroupId, NodeId};
+
+/// A copy of the client's routing table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routing {
+    /// Grows with each change.
+    pub version: u64,
+    /// How many shards the key space has.
+    pub shards: u16,
+    /// The groups, by id.
+    pub groups: Vec<Group>,
+    /// The group that serves each shard; the index is the shard.
+    pub owners: Vec<GroupId>,
+}
+
+/// A group of replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its id.
+    pub id: GroupId,
+    /// Which life of this id it is.
+    pub generation: Generation,
+    /// Its replicas.
+    pub members: Vec<Member>,
+    /// Who leads it, as far as this client knows.
+    pub leader: Option<NodeId>,
+}
+
+/// A node that has a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its id.
+    pub node: NodeId,
+    /// Where it takes clients, `host:port`.
+    pub address: String,
+}
+
+/// Where a key lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The key's shard.
+    pub shard: ShardId,
+    /// The group that serves it.
+    pub group: GroupId,
+    /// Who leads that group, as far as this client knows.
+    pub leader: Option<Member>,
+    /// Version of the routing table that says so.
+    pub version: u64,
+}
+
+impl Routing {
+    /// Where `key` lives; `None` if nobody serves its shard.
+    pub fn locate(&self, key: &[u8]) -> Option<Location> {
+        let shard = shard_of(key, self.shards);
+        let group = *self.owners.get(usize::from(shard.0))?;
+        let leader = self.group(group).and_then(Group::leader_member).cloned();
+        Some(Location { shard, group, leader, version: self.version })
+    }
+
+    /// The group with this id.
+    pub fn group(&self, id: GroupId) -> Option<&Group> {
+        self.groups.iter().find(|g| g.id == id)
+    }
+}
+
+impl Group {
+    /// The leader with its address, if known.
+    pub fn leader_member(&self) -> Option<&Member> {
+        self.members.iter().find(|m| Some(m.node) == self.leader)
+    }
+}
