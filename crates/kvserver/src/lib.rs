@@ -3,4 +3,14 @@
 //! The library without features is pure: the same code runs in the node, in the simulator and in models.
 
 pub mod command;
+pub mod genesis;
+pub mod key;
 pub mod query;
+mod request;
+mod scan;
+mod session;
+mod shard;
+mod snapshot;
+pub mod store;
+mod tally;
+pub mod value;

@@ -1,0 +1,275 @@
+//! The session table of a shard: what makes a request take effect at most once (P9).
+//!
+//! A client's row holds `ack_through` (the floor: nothing at or below it is ever executed again), the newest stamp it
+//! was seen with, and the outcomes above the floor. Refusal and expiry are one predicate on one stamp: an outcome may
+//! be forgotten only when `log time > sent_at + TTL`, which is when its request would be refused as expired; a row
+//! only when that holds for its newest stamp. Nobody is evicted for space. A refused request leaves no trace.
+//!
+//! Each request to a shard lets a sweep look at a few rows; its place is replicated. It waits until `oldest`, a lower
+//! bound on the newest stamps of all rows, is old enough, so that most of the time it costs one comparison.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use paxos::ids::{ClientId, LogTime, Sequence};
+
+use crate::command::{BusyReason, Refusal, Reply, ShardId};
+use crate::genesis::Limits;
+use crate::request::RequestView;
+use crate::tally::{Table, Tally, halves, hash_numbers};
+
+/// Memory of one recorded outcome, in bytes.
+pub(crate) const OUTCOME_BYTES: usize = size_of::<Outcome>();
+/// Rows looked at per request. New rows come at most at one a request, so two keep up with any load.
+const SWEEP_STEPS: usize = 2;
+const ROW_BYTES: usize = (size_of::<ClientId>() + size_of::<Arc<Row>>()) * 4 / 3 + size_of::<Row>() + 48;
+
+/// What a request came to. Only terminal outcomes are recorded, refusals never.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) sequence: Sequence,
+    pub(crate) sent_at: LogTime,
+    /// Hash of the request's bytes: a sequence used for another request is an error, never an old reply.
+    pub(crate) request_hash: u64,
+    pub(crate) reply: Reply,
+}
+
+/// What a shard remembers of a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) ack_through: Sequence,
+    pub(crate) newest_sent_at: LogTime,
+    /// By sequence, all above `ack_through`.
+    pub(crate) outcomes: VecDeque<Outcome>,
+}
+
+/// Where the sweep stands in a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sweep {
+    /// Last row looked at; `None` between passes.
+    pub(crate) after: Option<ClientId>,
+    /// Lowest `newest_sent_at` that this pass left behind it.
+    pub(crate) lowest: LogTime,
+    /// No row's `newest_sent_at` is below this.
+    pub(crate) oldest: LogTime,
+}
+
+/// The rows of a shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sessions {
+    pub(crate) rows: OrdMap<ClientId, Arc<Row>>,
+    pub(crate) sweep: Sweep,
+}
+
+/// What `admit` and `record` need to know around a request.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'a> {
+    pub(crate) limits: &'a Limits,
+    pub(crate) log_time: LogTime,
+    pub(crate) request_hash: u64,
+}
+
+impl Context<'_> {
+    fn expired(&self, sent_at: LogTime) -> bool {
+        self.log_time.0 > sent_at.0.saturating_add(self.limits.session_ttl_ms)
+    }
+
+    fn in_the_future(&self, sent_at: LogTime) -> bool {
+        sent_at.0 > self.log_time.0.saturating_add(self.limits.ahead_max_ms)
+    }
+}
+
+impl Outcome {
+    fn hash(&self, shard: ShardId, client: ClientId) -> u128 {
+        let [high, low] = halves(client.0);
+        let [kind, a, b] = reply_numbers(&self.reply);
+        let numbers = [high, low, self.sequence.0, self.sent_at.0, self.request_hash, kind, a, b];
+        hash_numbers(Table::Outcome, shard, numbers)
+    }
+}
+
+fn reply_numbers(reply: &Reply) -> [u64; 3] {
+    match *reply {
+        Reply::Written { length, version } => [0, length, version],
+        Reply::Deleted { existed } => [1, u64::from(existed), 0],
+        Reply::Number { value, version } => [2, value.cast_unsigned(), version],
+        Reply::Acked => [3, 0, 0],
+        Reply::Mismatch { version } => [4, version, 0],
+        Reply::NotANumber => [5, 0, 0],
+        Reply::ValueTooLarge => [6, 0, 0],
+        // Never recorded.
+        Reply::Refused(_) => [7, 0, 0],
+    }
+}
+
+impl Row {
+    fn new(ack_through: Sequence) -> Row {
+        // One outcome is what a client with one request at a time ever has.
+        Row { ack_through, newest_sent_at: LogTime(0), outcomes: VecDeque::with_capacity(1) }
+    }
+
+    fn head_hash(&self, shard: ShardId, client: ClientId) -> u128 {
+        let [high, low] = halves(client.0);
+        hash_numbers(Table::Row, shard, [high, low, self.ack_through.0, self.newest_sent_at.0])
+    }
+
+    /// Counts the row in with all it holds.
+    pub(crate) fn add_to(&self, shard: ShardId, client: ClientId, tally: &mut Tally) {
+        tally.add(self.head_hash(shard, client), ROW_BYTES);
+        for outcome in &self.outcomes {
+            tally.add(outcome.hash(shard, client), OUTCOME_BYTES);
+        }
+    }
+
+    fn remove_from(&self, shard: ShardId, client: ClientId, tally: &mut Tally) {
+        tally.remove(self.head_hash(shard, client), ROW_BYTES);
+        for outcome in &self.outcomes {
+            tally.remove(outcome.hash(shard, client), OUTCOME_BYTES);
+        }
+    }
+
+    /// The answer if the request was heard of before: acknowledged, or executed.
+    fn known(&self, request: &RequestView<'_>, request_hash: u64) -> Option<Reply> {
+        if request.sequence <= self.ack_through {
+            return Some(Reply::Refused(Refusal::AlreadyAcknowledged));
+        }
+        let at = self.outcomes.binary_search_by_key(&request.sequence, |o| o.sequence).ok()?;
+        let outcome = self.outcomes.get(at)?;
+        match outcome.request_hash == request_hash {
+            true => Some(outcome.reply.clone()),
+            false => Some(Reply::Refused(Refusal::SequenceReused)),
+        }
+    }
+
+    fn has_room(&self, request: &RequestView<'_>, window: u64) -> bool {
+        (self.outcomes.len() as u64) < window || {
+            let acknowledged = self.outcomes.partition_point(|o| o.sequence <= request.ack_through);
+            ((self.outcomes.len() - acknowledged) as u64) < window
+        }
+    }
+
+    /// Raises floor and stamp, forgets what they cover, and records the outcome, if there is one to record.
+    fn record(
+        &mut self,
+        request: &RequestView<'_>,
+        context: &Context<'_>,
+        reply: Option<&Reply>,
+        tally: &mut Tally,
+    ) {
+        let (shard, client) = (request.shard, request.client);
+        tally.remove(self.head_hash(shard, client), ROW_BYTES);
+        self.ack_through = self.ack_through.max(request.ack_through);
+        self.newest_sent_at = self.newest_sent_at.max(request.sent_at);
+        tally.add(self.head_hash(shard, client), ROW_BYTES);
+        while let Some(first) = self.outcomes.front()
+            && (first.sequence <= self.ack_through || context.expired(first.sent_at))
+        {
+            tally.remove(first.hash(shard, client), OUTCOME_BYTES);
+            self.outcomes.pop_front();
+        }
+        let Some(reply) = reply else { return };
+        let outcome = Outcome {
+            sequence: request.sequence,
+            sent_at: request.sent_at,
+            request_hash: context.request_hash,
+            reply: reply.clone(),
+        };
+        tally.add(outcome.hash(shard, client), OUTCOME_BYTES);
+        let at = self.outcomes.partition_point(|o| o.sequence < request.sequence);
+        self.outcomes.insert(at, outcome);
+    }
+}
+
+impl Sessions {
+    /// Decides on a request and, if it may take effect, executes and records it.
+    pub(crate) fn once(
+        &mut self,
+        request: &RequestView<'_>,
+        context: &Context<'_>,
+        tally: &mut Tally,
+        execute: impl FnOnce(&mut Tally) -> Reply,
+    ) -> Reply {
+        let clients = self.rows.len() as u64;
+        let mut row = self.rows.get_mut(&request.client);
+        if let Some(answer) = judge(row.as_deref().map(Arc::as_ref), request, context, clients) {
+            return answer;
+        }
+        let reply = execute(tally);
+        let outcome = request.op.is_recorded().then_some(&reply);
+        match &mut row {
+            Some(row) => Arc::make_mut(row).record(request, context, outcome, tally),
+            None => {
+                let mut row = Row::new(request.ack_through);
+                row.add_to(request.shard, request.client, tally);
+                row.record(request, context, outcome, tally);
+                self.insert(request.client, row);
+            }
+        }
+        reply
+    }
+
+    /// Adds a row that isn't there yet.
+    fn insert(&mut self, client: ClientId, row: Row) {
+        let stamp = row.newest_sent_at;
+        let empty = self.rows.is_empty();
+        self.sweep.oldest = if empty { stamp } else { self.sweep.oldest.min(stamp) };
+        self.sweep.lowest = self.sweep.lowest.min(stamp);
+        self.rows.insert(client, Arc::new(row));
+    }
+
+    /// Looks at a few rows, and drops those that are old enough.
+    pub(crate) fn sweep(&mut self, shard: ShardId, context: &Context<'_>, tally: &mut Tally) {
+        for _ in 0..SWEEP_STEPS {
+            if !self.rows.is_empty() && context.expired(self.sweep.oldest) {
+                self.sweep_one(shard, context, tally);
+            }
+        }
+    }
+
+    fn sweep_one(&mut self, shard: ShardId, context: &Context<'_>, tally: &mut Tally) {
+        let next = match self.sweep.after {
+            None => {
+                self.sweep.lowest = LogTime(u64::MAX);
+                self.rows.get_min().map(|(client, row)| (*client, row))
+            }
+            Some(after) => {
+                let above = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+                self.rows.range(above).next().map(|(client, row)| (*client, row))
+            }
+        };
+        let Some((client, row)) = next else {
+            self.sweep = Sweep { after: None, lowest: LogTime(0), oldest: self.sweep.lowest };
+            return;
+        };
+        if context.expired(row.newest_sent_at) {
+            row.remove_from(shard, client, tally);
+            self.rows.remove(&client);
+        } else {
+            self.sweep.lowest = self.sweep.lowest.min(row.newest_sent_at);
+        }
+        self.sweep.after = Some(client);
+    }
+}
+
+/// The rules in their order: acknowledged, executed before, expired, from the future, no room; `None`: go ahead.
+fn judge(row: Option<&Row>, request: &RequestView<'_>, context: &Context<'_>, clients: u64) -> Option<Reply> {
+    if let Some(answer) = row.and_then(|row| row.known(request, context.request_hash)) {
+        return Some(answer);
+    }
+    let refuse = |refusal| Some(Reply::Refused(refusal));
+    if context.expired(request.sent_at) {
+        return refuse(Refusal::SessionExpired);
+    }
+    if context.in_the_future(request.sent_at) {
+        return refuse(Refusal::FromTheFuture);
+    }
+    match row {
+        None if clients >= context.limits.sessions_per_shard => refuse(Refusal::Busy(BusyReason::Sessions)),
+        // An acknowledgement makes room, so it's never refused for the lack of it.
+        Some(row) if request.op.is_recorded() && !row.has_room(request, context.limits.session_window) => {
+            refuse(Refusal::Busy(BusyReason::Window))
+        }
+        _ => None,
+    }
+}

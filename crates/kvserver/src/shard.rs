@@ -1,0 +1,188 @@
+//! One shard: its keys and values, its session table, its revision.
+//!
+//! The revision grows by one with each write and is what a value's version is made of, so a version is never used
+//! twice, not after a delete and not after a move. Whatever changes goes through the tally (P5).
+
+use imbl::OrdMap;
+use paxos::ids::ClientId;
+
+use crate::command::{Reply, ShardId};
+use crate::key::Key;
+use crate::request::{OpView, RequestView};
+use crate::session::{Context, Sessions};
+use crate::tally::{Table, Tally, halves, hash_numbers, hash_pair, pair_bytes};
+use crate::value::Value;
+
+/// A decimal i64 has at most this many bytes; what is longer isn't looked at.
+const NUMBER_BYTES_MAX: usize = 20;
+
+/// A copy of a shard; a clone shares all of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shard {
+    id: ShardId,
+    data: Data,
+    sessions: Sessions,
+    tally: Tally,
+}
+
+/// Keys and values with the revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Data {
+    pub(crate) map: OrdMap<Key, Value>,
+    pub(crate) revision: u64,
+}
+
+impl Shard {
+    /// An empty shard.
+    pub(crate) fn new(id: ShardId) -> Shard {
+        Shard::from_parts(id, Data::default(), Sessions::default())
+    }
+
+    /// A shard of these tables; its tally is made from scratch.
+    pub(crate) fn from_parts(id: ShardId, data: Data, sessions: Sessions) -> Shard {
+        let mut tally = Tally::default();
+        for (key, value) in &data.map {
+            tally.add(
+                hash_pair(id, key.as_bytes(), value.as_stored()),
+                pair_bytes(key.as_bytes(), value.as_stored()),
+            );
+        }
+        for (client, row) in &sessions.rows {
+            row.add_to(id, *client, &mut tally);
+        }
+        tally.add(scalars_hash(id, &data, &sessions), 0);
+        Shard { id, data, sessions, tally }
+    }
+
+    /// Executes a request at most once (P9), and forgets a few sessions that are old enough.
+    pub(crate) fn apply(&mut self, request: &RequestView<'_>, context: &Context<'_>) -> Reply {
+        let Shard { id, data, sessions, tally } = self;
+        let before = scalars_hash(*id, data, sessions);
+        sessions.sweep(*id, context, tally);
+        let value_bytes_max = context.limits.value_bytes_max;
+        let reply = sessions
+            .once(request, context, tally, |tally| data.execute(*id, &request.op, value_bytes_max, tally));
+        tally.remove(before, 0);
+        tally.add(scalars_hash(*id, data, sessions), 0);
+        reply
+    }
+
+    pub(crate) fn id(&self) -> ShardId {
+        self.id
+    }
+
+    pub(crate) fn data(&self) -> &Data {
+        &self.data
+    }
+
+    pub(crate) fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    pub(crate) fn tally(&self) -> Tally {
+        self.tally
+    }
+}
+
+fn scalars_hash(id: ShardId, data: &Data, sessions: &Sessions) -> u128 {
+    let sweep = &sessions.sweep;
+    let [high, low] = halves(sweep.after.map_or(0, |ClientId(client)| client));
+    let numbers =
+        [data.revision, u64::from(sweep.after.is_some()), high, low, sweep.lowest.0, sweep.oldest.0];
+    hash_numbers(Table::Shard, id, numbers)
+}
+
+impl Data {
+    fn execute(&mut self, id: ShardId, op: &OpView<'_>, value_bytes_max: u64, tally: &mut Tally) -> Reply {
+        let fits = |length: usize| length as u64 <= value_bytes_max;
+        match *op {
+            OpView::Put { value, .. } if !fits(value.len()) => Reply::ValueTooLarge,
+            OpView::Put { key, value } => self.write(id, key, value, tally),
+            OpView::Append { key, value } => match self.map.get(key) {
+                None if !fits(value.len()) => Reply::ValueTooLarge,
+                None => self.write(id, key, value, tally),
+                Some(head) if !fits(head.as_bytes().len().saturating_add(value.len())) => {
+                    Reply::ValueTooLarge
+                }
+                Some(_) => self.append(id, key, value, tally),
+            },
+            OpView::Delete { key } => self.delete(id, key, tally),
+            OpView::Cas { key, expected, value } => {
+                let present = self.map.get(key);
+                match present.map(Value::as_bytes) == expected {
+                    false => Reply::Mismatch { version: present.map_or(0, Value::version) },
+                    true if !fits(value.len()) => Reply::ValueTooLarge,
+                    true => self.write(id, key, value, tally),
+                }
+            }
+            OpView::Incr { key, by } => {
+                let present = self.map.get(key).map_or(Some(0), |value| number(value.as_bytes()));
+                match present.and_then(|number| number.checked_add(by)) {
+                    None => Reply::NotANumber,
+                    Some(value) => {
+                        self.write(id, key, value.to_string().as_bytes(), tally);
+                        Reply::Number { value, version: self.revision }
+                    }
+                }
+            }
+            OpView::Ack => Reply::Acked,
+        }
+    }
+
+    fn write(&mut self, id: ShardId, key: &[u8], bytes: &[u8], tally: &mut Tally) -> Reply {
+        self.revision += 1;
+        let version = self.revision;
+        self.change(id, key, tally, |value| value.set(version, bytes), || Value::new(version, bytes));
+        Reply::Written { length: bytes.len() as u64, version }
+    }
+
+    fn append(&mut self, id: ShardId, key: &[u8], tail: &[u8], tally: &mut Tally) -> Reply {
+        self.revision += 1;
+        let version = self.revision;
+        let mut length = tail.len();
+        let extend = |value: &mut Value| {
+            *value = Value::concat(version, value.as_bytes(), tail);
+            length = value.as_bytes().len();
+        };
+        self.change(id, key, tally, extend, || Value::new(version, tail));
+        Reply::Written { length: length as u64, version }
+    }
+
+    /// Changes the value of a key that is there, or adds one, and keeps the tally right.
+    fn change(
+        &mut self,
+        id: ShardId,
+        key: &[u8],
+        tally: &mut Tally,
+        update: impl FnOnce(&mut Value),
+        create: impl FnOnce() -> Value,
+    ) {
+        let mut count = |value: &Value, count: fn(&mut Tally, u128, usize)| {
+            count(tally, hash_pair(id, key, value.as_stored()), pair_bytes(key, value.as_stored()));
+        };
+        if let Some(value) = self.map.get_mut(key) {
+            count(value, Tally::remove);
+            update(value);
+            count(value, Tally::add);
+        } else {
+            let value = create();
+            count(&value, Tally::add);
+            self.map.insert(Key::from(key), value);
+        }
+    }
+
+    fn delete(&mut self, id: ShardId, key: &[u8], tally: &mut Tally) -> Reply {
+        let Some(value) = self.map.remove(key) else { return Reply::Deleted { existed: false } };
+        self.revision += 1;
+        tally.remove(hash_pair(id, key, value.as_stored()), pair_bytes(key, value.as_stored()));
+        Reply::Deleted { existed: true }
+    }
+}
+
+/// The number that a value is the decimal text of; a sign and leading zeros are fine, spaces aren't.
+fn number(bytes: &[u8]) -> Option<i64> {
+    if bytes.len() > NUMBER_BYTES_MAX {
+        return None;
+    }
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}
