@@ -4,4 +4,6 @@
 //! (checkpoints, snapshots, large drops) runs beside them.
 
 pub mod api;
+pub mod fs;
+pub mod log;
 pub mod options;

@@ -1,0 +1,165 @@
+//! Work on whole files, beside the log: making spare segments ahead of need, deleting what nobody needs.
+//!
+//! A spare is handed to the log only after its zeros, its length and its name are durable. Spares are made in order and
+//! removed in reverse, so that a gap always means a lost segment. A full disk is waited out; every other error ends
+//! the process, as in the log itself.
+
+use std::io::{self, ErrorKind};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use parking_lot::MutexGuard;
+
+use crate::fs::is_full;
+
+use super::error::FatalError;
+use super::frame::is_blank;
+use super::queue::{Chore, Spare};
+use super::segment;
+use super::shared::Shared;
+
+/// Old spares are read in pieces of this size.
+const READ_BYTES: usize = 1 << 20;
+
+impl Shared {
+    /// The background thread.
+    pub(super) fn run_chores(&self) {
+        let mut queue = self.queue.lock();
+        while !queue.failed && !queue.stop {
+            match queue.next_chore() {
+                Some(chore) => MutexGuard::unlocked(&mut queue, || self.do_chore(chore)),
+                None => match queue.full_until.filter(|_| queue.lacks_spares()) {
+                    Some(at) => {
+                        self.chores.wait_until(&mut queue, at);
+                    }
+                    None => self.chores.wait(&mut queue),
+                },
+            }
+        }
+    }
+
+    /// Does all work on files that can be done now, a full disk tried once; for logs without threads.
+    pub(super) fn do_chores(&self) {
+        self.queue.lock().full_until = None;
+        loop {
+            let mut queue = self.queue.lock();
+            let Some(chore) = queue.next_chore().filter(|_| !queue.failed) else { return };
+            drop(queue);
+            self.do_chore(chore);
+        }
+    }
+
+    fn do_chore(&self, chore: Chore) {
+        let (number, done) = match chore {
+            Chore::Delete(number, bytes) => (number, self.delete(number, bytes)),
+            Chore::Cut(number, bytes, end) => (number, self.cut(number, bytes, end)),
+            Chore::Adopt(number, bytes) => (number, self.adopt(number, bytes)),
+            Chore::Create(number, bytes) => (number, self.create(number, bytes)),
+        };
+        if let Err(source) = done {
+            let path = segment::path(&self.dir, number);
+            self.fail(FatalError { operation: chore.name(), path, source });
+        }
+    }
+
+    fn delete(&self, number: u64, bytes: u64) -> io::Result<()> {
+        self.fs.remove(&segment::path(&self.dir, number))?;
+        self.fs.sync_dir(&self.dir)?;
+        self.room_returned(bytes);
+        Ok(())
+    }
+
+    fn cut(&self, number: u64, bytes: u64, end: u64) -> io::Result<()> {
+        self.fs.open(&segment::path(&self.dir, number))?.truncate(end)?;
+        self.room_returned(bytes - end);
+        Ok(())
+    }
+
+    fn room_returned(&self, bytes: u64) {
+        self.disk_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let mut queue = self.queue.lock();
+        let now = Instant::now();
+        queue.full_until = queue.full_until.map(|_| now);
+        queue.stalled_until = queue.stalled_until.map(|_| now);
+        self.work.notify_one();
+    }
+
+    /// Takes over a spare of an earlier life if it is wholly blank; else removes it and those after it.
+    fn adopt(&self, number: u64, bytes: u64) -> io::Result<()> {
+        let file = self.fs.open(&segment::path(&self.dir, number))?;
+        let mut is_good = bytes == self.options.segment_bytes;
+        let mut piece = vec![0; READ_BYTES];
+        let mut offset = 0;
+        while is_good && offset < bytes {
+            let read = file.read_at(&mut piece, offset)?;
+            is_good = read > 0 && is_blank(&piece[..read]);
+            offset += read as u64;
+        }
+        if !is_good {
+            return self.remove_old_spares(number, bytes);
+        }
+        file.sync_data()?;
+        self.fs.sync_dir(&self.dir)?;
+        self.ready(Spare { number, file, length: bytes });
+        Ok(())
+    }
+
+    fn remove_old_spares(&self, number: u64, bytes: u64) -> io::Result<()> {
+        let mut old = std::mem::take(&mut self.queue.lock().old_spares);
+        old.push_front((number, bytes));
+        for (number, bytes) in old.into_iter().rev() {
+            self.delete(number, bytes)?;
+        }
+        Ok(())
+    }
+
+    fn create(&self, number: u64, bytes: u64) -> io::Result<()> {
+        match self.try_create(number, bytes) {
+            Ok(spare) => {
+                self.disk_bytes.fetch_add(bytes, Ordering::Relaxed);
+                self.ready(spare);
+                Ok(())
+            }
+            Err(error) if is_full(&error) => {
+                match self.fs.remove(&segment::path(&self.dir, number)) {
+                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                    _ => self.fs.sync_dir(&self.dir)?,
+                }
+                let mut queue = self.queue.lock();
+                queue.full_until = Some(Instant::now() + self.options.retry);
+                self.refresh_full(&queue);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn try_create(&self, number: u64, bytes: u64) -> io::Result<Spare> {
+        let file = self.fs.create(&segment::path(&self.dir, number))?;
+        file.preallocate(bytes)?;
+        file.sync_data()?;
+        self.fs.sync_dir(&self.dir)?;
+        Ok(Spare { number, file, length: bytes })
+    }
+
+    fn ready(&self, spare: Spare) {
+        let mut queue = self.queue.lock();
+        debug_assert_eq!(spare.number, queue.next_spare, "spares are made in order");
+        queue.next_spare = spare.number + 1;
+        queue.spares.push_back(spare);
+        queue.full_until = None;
+        self.refresh_full(&queue);
+        self.work.notify_one();
+    }
+}
+
+impl Chore {
+    fn name(self) -> &'static str {
+        match self {
+            Chore::Delete(..) => "removing",
+            Chore::Cut(..) => "cutting",
+            Chore::Adopt(..) => "taking over",
+            Chore::Create(..) => "creating",
+        }
+    }
+}

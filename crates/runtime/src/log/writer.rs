@@ -1,0 +1,96 @@
+//! Writes frames into the newest segment, one at a time, each synced before the next (P0).
+//!
+//! A segment's header is written and synced before its first frame, so a header that is missing means that nothing else is
+//! there either. Frames normally fall into zeros that are already on the disk; where a frame is larger than its segment, the
+//! segment is first made larger.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::fs::{FsFile, is_full};
+
+use super::error::FatalError;
+use super::frame::{self, Kind, padded};
+use super::queue::{Frame, Spare};
+use super::segment::{self, Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader};
+
+/// The end of the log on disk.
+pub(super) struct Writer {
+    dir: PathBuf,
+    owner: u64,
+    /// The newest segment, as its successor will name it.
+    newest: Predecessor,
+    /// Its file, if it was begun in this life.
+    file: Option<Box<dyn FsFile>>,
+    length: u64,
+}
+
+/// Why a frame wasn't written.
+pub(super) enum WriteError {
+    /// No room to make the segment larger; nothing was written, and it may be tried again.
+    Full,
+    /// The end.
+    Fatal(FatalError),
+}
+
+impl Writer {
+    pub(super) fn new(dir: PathBuf, owner: u64, newest: Predecessor, length: u64) -> Writer {
+        Writer { dir, owner, newest, file: None, length }
+    }
+
+    pub(super) fn last_frame(&self) -> u64 {
+        self.newest.last_frame
+    }
+
+    pub(super) fn segment(&self) -> u64 {
+        self.newest.number
+    }
+
+    /// Where the newest segment's frames end, and how long its file is, in bytes.
+    pub(super) fn extent(&self) -> (u64, u64) {
+        (self.newest.end, self.length)
+    }
+
+    fn fatal(&self, operation: &'static str, source: io::Error) -> WriteError {
+        let path = segment::path(&self.dir, self.newest.number);
+        WriteError::Fatal(FatalError { operation, path, source })
+    }
+
+    /// Begins the next segment.
+    pub(super) fn roll(&mut self, spare: Spare, salt: u64, first_live: u64) -> Result<(), WriteError> {
+        assert_eq!(spare.number, self.newest.number + 1, "P6: segments follow each other");
+        let (number, owner, predecessor) = (spare.number, self.owner, self.newest);
+        let header = SegmentHeader { number, salt, owner, predecessor, first_live };
+        self.newest = Predecessor { number, end: SEGMENT_HEADER_BYTES as u64, salt, ..predecessor };
+        self.length = spare.length;
+        let file = self.file.insert(spare.file);
+        let done = file.write_at(&header.encode(), 0).and_then(|()| file.sync_data());
+        done.map_err(|source| self.fatal("writing the header", source))
+    }
+
+    /// Writes and syncs a frame.
+    pub(super) fn write(&mut self, frame: &mut Frame, kind: Kind) -> Result<(), WriteError> {
+        assert_eq!(frame.number, self.newest.last_frame + 1, "P0: frames become durable in order");
+        let end = self.newest.end + padded(frame.buffer.len()) as u64;
+        let Some(file) = self.file.as_ref() else {
+            return Err(self.fatal("writing", io::Error::other("no segment was begun")));
+        };
+        if end > self.length {
+            match file.preallocate(end) {
+                Ok(()) => self.length = end,
+                Err(error) if is_full(&error) => return Err(WriteError::Full),
+                Err(error) => return Err(self.fatal("enlarging", error)),
+            }
+        }
+        frame::seal(&mut frame.buffer, kind, frame.number, frame.first_live, self.newest.salt);
+        if let Err(error) = file.write_at(&frame.buffer, self.newest.end) {
+            return Err(self.fatal("writing", error));
+        }
+        if let Err(error) = file.sync_data() {
+            return Err(self.fatal("syncing", error));
+        }
+        self.newest.end = end;
+        self.newest.last_frame = frame.number;
+        Ok(())
+    }
+}
