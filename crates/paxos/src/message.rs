@@ -57,6 +57,8 @@ impl<Context> Decode<Context> for Payload {
     }
 }
 
+bincode::impl_borrow_decode!(Payload);
+
 /// What one slot holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub enum Entry<C> {

@@ -127,7 +127,7 @@ mod tests {
         for n in 1..=7_u32 {
             let voters = Voters::new((1..=n).map(NodeId));
             let subsets =
-                (0..1_u32 << n).map(|bits| (1..=n).filter(|i| bits & (1 << (i - 1)) != 0).map(NodeId));
+                (0..1_u32 << n).map(|bits| (1..=n).filter(move |i| bits & (1 << (i - 1)) != 0).map(NodeId));
             let quorums: Vec<NodeSet> =
                 subsets.map(|s| s.collect()).filter(|s| voters.is_quorum(s)).collect();
             assert!(!quorums.is_empty());

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::genesis::Genesis;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use paxos::ids::{Ballot, Generation, GroupId, NodeId, Slot};
@@ -233,19 +234,50 @@ pub(crate) struct Submitted<S: StateMachine> {
     pub(crate) sink: Arc<dyn Sink<S>>,
 }
 
-/// Questions and orders that aren't on the hot path.
-pub(crate) enum Order {
+/// Questions and orders that aren't on the hot path, and what comes back from work beside the node.
+pub(crate) enum Order<S: StateMachine> {
     Status(oneshot::Sender<NodeStatus>),
-    Log { group: GroupId, from: Slot, to: Slot, with_batches: bool, answer: oneshot::Sender<Option<LogView>> },
-    Transfer { group: GroupId, to: Option<NodeId>, answer: oneshot::Sender<Result<(), String>> },
+    Log {
+        group: GroupId,
+        from: Slot,
+        to: Slot,
+        with_batches: bool,
+        answer: oneshot::Sender<Option<LogView>>,
+    },
+    Transfer {
+        group: GroupId,
+        to: Option<NodeId>,
+        answer: oneshot::Sender<Result<(), String>>,
+    },
     SetFaults(LinkFaults),
     Stop(oneshot::Sender<()>),
+    /// The first start found it.
+    Genesis(Genesis),
+    /// The first start found that this directory isn't in it.
+    Stranger(String),
+    Checkpointed(Result<Vec<(GroupId, Slot)>, String>),
+    Fetched {
+        group: GroupId,
+        outcome: Result<(Slot, S), String>,
+    },
+    Snapshot {
+        group: GroupId,
+        at_least: Slot,
+        answer: oneshot::Sender<Option<(Slot, S)>>,
+    },
 }
 
 pub(crate) struct Inbox<S: StateMachine> {
     pub(crate) calls: Mutex<VecDeque<Submitted<S>>>,
-    pub(crate) orders: Mutex<VecDeque<Order>>,
+    pub(crate) orders: Mutex<VecDeque<Order<S>>>,
     pub(crate) wake: Notify,
+}
+
+impl<S: StateMachine> Inbox<S> {
+    pub(crate) fn order(&self, order: Order<S>) {
+        self.orders.lock().push_back(order);
+        self.wake.notify_one();
+    }
 }
 
 /// Talks to a node; cheap to clone, usable from any thread.
@@ -281,28 +313,27 @@ impl<S: StateMachine> Handle<S> {
         calls: impl IntoIterator<Item = (GroupId, Call<S>, u64)>,
         sink: &Arc<dyn Sink<S>>,
     ) {
-        let submitted =
-            calls.into_iter().map(|(group, call, number)| Submitted { group, call, number, sink: sink.clone() });
+        let submitted = calls.into_iter().map(|(group, call, number)| Submitted {
+            group,
+            call,
+            number,
+            sink: sink.clone(),
+        });
         self.inbox.calls.lock().extend(submitted);
-        self.inbox.wake.notify_one();
-    }
-
-    fn order(&self, order: Order) {
-        self.inbox.orders.lock().push_back(order);
         self.inbox.wake.notify_one();
     }
 
     /// What the node knows of itself; `None` once it has stopped. Never waits for a quorum.
     pub async fn status(&self) -> Option<NodeStatus> {
         let (answer, wait) = oneshot::channel();
-        self.order(Order::Status(answer));
+        self.inbox.order(Order::Status(answer));
         wait.await.ok()
     }
 
     /// The slots `from..to` (at most 1,000) of a group's log here; `None` if there is no such replica.
     pub async fn log(&self, group: GroupId, from: Slot, to: Slot, with_batches: bool) -> Option<LogView> {
         let (answer, wait) = oneshot::channel();
-        self.order(Order::Log { group, from, to, with_batches, answer });
+        self.inbox.order(Order::Log { group, from, to, with_batches, answer });
         wait.await.ok().flatten()
     }
 
@@ -312,7 +343,7 @@ impl<S: StateMachine> Handle<S> {
     /// Why it couldn't begin.
     pub async fn transfer(&self, group: GroupId, to: Option<NodeId>) -> Result<(), String> {
         let (answer, wait) = oneshot::channel();
-        self.order(Order::Transfer { group, to, answer });
+        self.inbox.order(Order::Transfer { group, to, answer });
         wait.await.unwrap_or_else(|_| Err("the node has stopped".to_string()))
     }
 
@@ -334,7 +365,7 @@ impl<S: StateMachine> Handle<S> {
     /// Replaces the faults of this node's links.
     pub fn set_faults(&self, faults: LinkFaults) {
         *self.shared.faults.lock() = faults.clone();
-        self.order(Order::SetFaults(faults));
+        self.inbox.order(Order::SetFaults(faults));
     }
 
     /// The faults of this node's links.
@@ -345,7 +376,7 @@ impl<S: StateMachine> Handle<S> {
     /// Stops the node: hands leadership over where it can, refuses new calls, syncs its log.
     pub async fn stop(&self) {
         let (answer, wait) = oneshot::channel();
-        self.order(Order::Stop(answer));
+        self.inbox.order(Order::Stop(answer));
         let _stopped = wait.await;
     }
 }

@@ -4,6 +4,15 @@
 //! (checkpoints, snapshots, large drops) runs beside them.
 
 pub mod api;
+pub mod checkpoint;
+mod clock;
 pub mod fs;
+pub mod genesis;
+pub mod identity;
 pub mod log;
+pub mod node;
 pub mod options;
+mod peers;
+mod record;
+mod sealed;
+mod snapshot;

@@ -1,1 +1,116 @@
+//! FAULTS rows 8 and 9: a failed sync ends it, a full disk is waited out.
 
+use super::*;
+use crate::fs::sim::Loss;
+
+#[test]
+fn a_failed_sync_is_fatal_wherever_it_comes() {
+    let mut fired = 0;
+    for nth in 1..200 {
+        let fs = SimFs::new(6);
+        let mut opened = open(&fs);
+        fs.fail_sync(nth);
+        let mut acknowledged = 0;
+        for slot in 0..40 {
+            opened.log.append(vote(slot, 700).as_record(), false);
+            match opened.log.commit_inline(states) {
+                Committed::Durable(_) => acknowledged = slot + 1,
+                Committed::Queued(_) => panic!("nobody else writes"),
+                Committed::Failed => break,
+            }
+        }
+        let log = &mut opened.log;
+        if !log.has_failed() {
+            assert_eq!(acknowledged, 40);
+            break;
+        }
+        fired += 1;
+        let durable = log.durable();
+        assert_eq!(opened.fatal.lock().len(), 1, "said once: {:?}", opened.fatal.lock());
+        assert!(opened.fatal.lock()[0].contains("injected EIO"));
+        // It isn't tried again, whatever comes.
+        log.append(vote(99, 1).as_record(), false);
+        assert_eq!(log.commit_inline(states), Committed::Failed);
+        log.append(vote(99, 1).as_record(), false);
+        log.commit(states);
+        assert!(!log.work() && !log.mark());
+        assert_eq!(log.durable(), durable);
+        let fs = fs.crash(Loss::Random);
+        assert!(votes(&open(&fs).records).len() as u64 >= acknowledged);
+    }
+    assert!(fired > 50, "{fired}");
+}
+
+#[test]
+fn a_full_disk_is_reported_while_spares_are_left_and_ends_by_itself() {
+    let fs = SimFs::new(6);
+    let mut log = open(&fs).log;
+    put(&mut log, &vote(0, 100));
+    fs.set_capacity(Some(fs.used_bytes()));
+    let mut slot = 0;
+    while !log.disk_full() {
+        slot += 1;
+        put(&mut log, &vote(slot, 700));
+    }
+    // The owner refuses writes of clients now; promises go on.
+    for round in 0..20 {
+        put(&mut log, &state(&round.to_string()));
+    }
+    assert!(log.disk_full());
+    let room = fs.used_bytes();
+    log.release(GROUP, LIFE, Slot(slot + 1));
+    assert!(log.mark());
+    assert!(fs.used_bytes() <= room);
+    put(&mut log, &state("more"));
+    assert!(!log.disk_full(), "the segments that went made room for a spare");
+}
+
+#[test]
+fn a_full_disk_without_spares_stalls_and_goes_on_without_loss() {
+    let fs = SimFs::new(6);
+    let retry = std::time::Duration::from_nanos(1);
+    let mut log = try_open_in(&dir(), &fs, LogOptions { retry, ..options() }).unwrap().log;
+    put(&mut log, &vote(0, 100));
+    fs.set_capacity(Some(fs.used_bytes()));
+    let mut slot = 1;
+    let queued = loop {
+        log.append(vote(slot, 700).as_record(), false);
+        slot += 1;
+        match log.commit_inline(states) {
+            Committed::Durable(_) => {}
+            Committed::Queued(frame) => break frame,
+            Committed::Failed => panic!("a full disk is no failure"),
+        }
+    };
+    assert!(log.disk_full() && !log.has_failed());
+    log.append(vote(slot, 20_000).as_record(), false);
+    let large = log.commit(states);
+    assert!(!log.work() && log.durable() < queued);
+    // Room for spares, but not for the large frame.
+    fs.set_capacity(Some(fs.used_bytes() + 3 * 8192));
+    while log.work() {}
+    assert!(log.durable() >= queued && log.durable() < large && log.disk_full());
+    fs.set_capacity(None);
+    while log.work() {}
+    assert!(log.durable() >= large && !log.disk_full());
+    drop(log);
+    let fs = fs.crash(Loss::All);
+    assert_eq!(votes(&open(&fs).records).len() as u64, slot + 1);
+}
+
+#[test]
+fn a_disk_that_is_full_at_the_start_opens_and_writes_once_there_is_room() {
+    let fs = SimFs::new(6);
+    put(&mut open(&fs).log, &vote(0, 100));
+    fs.put(&segment(2), None);
+    fs.put(&segment(3), None);
+    fs.set_capacity(Some(fs.used_bytes()));
+    let mut opened = open(&fs);
+    assert_eq!(votes(&opened.records).len(), 1);
+    opened.log.append(vote(1, 100).as_record(), false);
+    assert!(matches!(opened.log.commit_inline(states), Committed::Queued(_)));
+    assert!(opened.log.disk_full());
+    fs.set_capacity(None);
+    assert!(opened.log.work());
+    assert!(!opened.log.disk_full());
+}

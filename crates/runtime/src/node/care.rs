@@ -1,0 +1,215 @@
+//! What a node does now and then: checkpoints and trimming, state hashes, and why it stops voting.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use paxos::ids::{GroupId, NodeId, Slot};
+use paxos::io::Write;
+use paxos::message::{Entry, Payload};
+use paxos::rsm::state_machine::StateMachine;
+use wire::v1;
+
+use crate::api::{Counters, Order, RefusedReason};
+use crate::checkpoint::{self, GroupState};
+use crate::genesis::Genesis;
+use crate::node::bootstrap::StartError;
+use crate::node::hosted::DIGEST_SLOTS;
+use crate::node::{Node, SlotEvent, SlotHappening};
+use crate::record::LogRecord;
+
+/// Happenings remembered for `explain`.
+const EVENTS_MAX: usize = 16_384;
+/// Segments that a group at rest may hold back before its live records are written again.
+const PINNED_SEGMENTS: usize = 8;
+
+/// Drops a large value on a thread of its own.
+pub(crate) fn drop_elsewhere<T: Send + 'static>(value: T) {
+    let spawned = std::thread::Builder::new().name("reaper".into()).spawn(move || drop(value));
+    if let Err(error) = spawned {
+        tracing::warn!(%error, "no thread to drop on");
+    }
+}
+
+impl<S: StateMachine> Node<S> {
+    /// Takes note of a write before it goes to the log.
+    pub(crate) fn note_write(&mut self, group: GroupId, write: &Write<Payload>) {
+        match write {
+            Write::Accepted { slot, ballot, .. } => self.note(group, *slot, SlotHappening::Accepted(*ballot)),
+            Write::Chosen { slot, .. } => self.note(group, *slot, SlotHappening::Learnt),
+            Write::ChosenEnd(end) => {
+                if let Some(index) = self.index_of(group) {
+                    self.hosted[index].written_chosen_end = *end;
+                }
+            }
+            Write::Promised(_) => {}
+        }
+    }
+
+    pub(crate) fn note_applied(&mut self, group: GroupId, chosen: &[(Slot, Entry<Payload>)]) {
+        for (slot, _) in chosen {
+            self.note(group, *slot, SlotHappening::Applied);
+        }
+    }
+
+    fn note(&mut self, group: GroupId, slot: Slot, what: SlotHappening) {
+        if self.events.len() >= EVENTS_MAX {
+            self.events.pop_front();
+        }
+        // For people only; the protocol never reads a wall clock.
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+        self.events.push_back(SlotEvent { group, slot, what, unix_ms });
+    }
+
+    /// From here on this node neither votes nor serves; it says why in its status.
+    pub(crate) fn stop_voting(&mut self, reason: String) {
+        tracing::error!(%reason, "this node stops voting");
+        for hosted in &mut self.hosted {
+            hosted.refuse_all(RefusedReason::Stopping, None);
+        }
+        self.condition.get_or_insert(reason);
+    }
+
+    pub(crate) fn look_for_stop(&mut self) {
+        let forgot = self.network.forgot.lock().take();
+        if let Some(reason) = forgot {
+            self.stop_voting(reason);
+        }
+    }
+
+    /// A checkpoint when the live log has outgrown the state, and new records for what holds an old segment back.
+    pub(crate) fn mind_the_log(&mut self) {
+        let live = self.log_bytes - self.log_bytes_at_checkpoint;
+        let bounds = &self.options.bounds;
+        if live >= bounds.checkpoint_log_bytes {
+            // Nodes take turns: the same log on all of them would start all at once.
+            let stagger = bounds.checkpoint_log_bytes / 8 * u64::from(self.options.node.0 % 4);
+            let state: u64 = self.hosted.iter().map(|h| h.machine.state_bytes()).sum();
+            if live >= bounds.checkpoint_log_bytes.max(state) + stagger {
+                self.begin_checkpoint();
+            }
+        }
+    }
+
+    pub(crate) fn begin_checkpoint(&mut self) {
+        let Some(genesis) = &self.genesis else { return };
+        if self.checkpointing || self.hosted.iter().any(|h| h.replica.state_lost()) {
+            return;
+        }
+        self.checkpointing = true;
+        self.log_bytes_at_checkpoint = self.log_bytes;
+        let states: Vec<GroupState<S>> = self
+            .hosted
+            .iter()
+            .map(|h| GroupState {
+                group: h.group,
+                generation: genesis.generation,
+                applied_end: h.replica.applied_end(),
+                state: h.machine.clone(),
+            })
+            .collect();
+        let ends: Vec<(GroupId, Slot)> = states.iter().map(|s| (s.group, s.applied_end)).collect();
+        let dir = self.options.data_dir.clone();
+        let pace = self.options.bounds.checkpoint_bytes_per_s;
+        let inbox = self.inbox.clone();
+        let work = move || {
+            let outcome = checkpoint::write(&dir, states, pace).map_err(|e| e.to_string());
+            inbox.order(Order::Checkpointed(outcome.map(|_| ends)));
+        };
+        if let Err(error) = std::thread::Builder::new().name("checkpoint".into()).spawn(work) {
+            tracing::error!(%error, "no thread for a checkpoint");
+            self.checkpointing = false;
+        }
+    }
+
+    pub(crate) fn on_checkpointed(&mut self, outcome: Result<Vec<(GroupId, Slot)>, String>) {
+        self.checkpointing = false;
+        let ends = match outcome {
+            Ok(ends) => ends,
+            Err(reason) => return tracing::error!(%reason, "a checkpoint was given up"),
+        };
+        Counters::add(&self.shared.counters.checkpoints, 1);
+        for (group, end) in ends {
+            if let Some(index) = self.index_of(group) {
+                self.hosted[index].durable_end = end;
+                self.log.release(group, self.generation, end);
+            }
+        }
+        self.write_again();
+    }
+
+    /// A replica at rest may hold back an old segment with a few live records: they go to the end of the log, from memory.
+    fn write_again(&mut self) {
+        let Some(pinned) = self.log.pinned(PINNED_SEGMENTS) else { return };
+        for (group, generation) in pinned.groups {
+            let Some(index) = self.index_of(group) else { continue };
+            let hosted = &self.hosted[index];
+            if hosted.replica.log().compacted_end() > hosted.durable_end {
+                // What memory has dropped lives in those segments alone, until the next checkpoint.
+                return;
+            }
+            let live: Vec<_> =
+                hosted.replica.log().from(hosted.durable_end).map(|(s, h)| (s, h.clone())).collect();
+            for (slot, held) in live {
+                if let Some((ballot, entry)) = held.vote {
+                    let write = LogRecord::Write(Write::Accepted { slot, ballot, entry });
+                    self.append(group, generation, Some(slot), &write, false);
+                }
+                if let Some(entry) = held.chosen {
+                    let write = LogRecord::Write(Write::Chosen { slot, entry });
+                    self.append(group, generation, Some(slot), &write, false);
+                }
+            }
+            self.commit();
+            self.log.reappended(group, generation, pinned.since);
+        }
+    }
+
+    pub(crate) fn load_checkpoint(
+        &self,
+        genesis: &Genesis,
+    ) -> Result<std::collections::BTreeMap<GroupId, (Slot, S)>, StartError> {
+        let fresh = |group: GroupId| (self.factory)(group, &genesis.config);
+        let found = checkpoint::load(&self.options.data_dir, genesis.generation, fresh)?;
+        Ok(found.into_iter().map(|s| (s.group, (s.applied_end, s.state))).collect())
+    }
+
+    /// The leader tells its state hash at certain slots; a follower that has another one has diverged (P5).
+    pub(crate) fn send_digest(&mut self, index: usize, applied: u64) {
+        let hosted = &self.hosted[index];
+        let end = hosted.replica.applied_end().0;
+        let crossed = end / DIGEST_SLOTS != end.saturating_sub(applied) / DIGEST_SLOTS;
+        if !crossed {
+            return;
+        }
+        if let Some((from, applied_end, hash)) = hosted.expected {
+            let group = hosted.group;
+            self.hosted[index].expected = None;
+            self.compare_digest(from, group, applied_end, hash);
+            return;
+        }
+        if hosted.replica.leading().is_none() {
+            return;
+        }
+        let Some((applied_end, hash)) = hosted.digests.back().copied() else { return };
+        let digest = v1::StateDigest { applied_end, hash: hash.to_be_bytes().to_vec().into() };
+        let peers: Vec<NodeId> = self.links.iter().map(|link| link.peer).collect();
+        for peer in peers {
+            // Behind the entries it covers, or it would come before they are applied.
+            self.push(index, peer, true, bytes::Bytes::new(), Some(digest.clone()));
+        }
+    }
+
+    pub(crate) fn compare_digest(&mut self, from: NodeId, group: GroupId, applied_end: u64, hash: u128) {
+        let Some(index) = self.index_of(group) else { return };
+        let hosted = &mut self.hosted[index];
+        if hosted.replica.applied_end().0 < applied_end {
+            // It isn't there yet; the next slots bring it.
+            hosted.expected = Some((from, applied_end, hash));
+            return;
+        }
+        let own = hosted.digests.iter().find(|(end, _)| *end == applied_end);
+        if own.is_some_and(|(_, own)| *own != hash) {
+            self.stop_voting(format!("P5: the state of {group} at s{applied_end} isn't that of {from}"));
+        }
+    }
+}

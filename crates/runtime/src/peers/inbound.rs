@@ -1,0 +1,151 @@
+//! The serving side of a link: admits voters by name, decodes their envelopes, and hands them to the node.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use paxos::codec;
+use paxos::ids::{Ballot, Generation, GroupId, NodeId};
+use paxos::message::{Envelope, Message, Payload};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+use wire::v1;
+use wire::v1::peer_server::Peer;
+
+use crate::peers::{Arrival, Network};
+use crate::snapshot::SnapshotSource;
+
+/// Readers of links pause while more than this waits for the node, in bytes.
+const WAITING_BYTES_MAX: usize = 256 << 20;
+
+/// The peer port of a node.
+pub(crate) struct PeerService {
+    pub(crate) network: Arc<Network>,
+    pub(crate) snapshots: Arc<dyn SnapshotSource>,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    type ConnectStream = Answers<v1::PeerHello>;
+    type SnapshotStream = Answers<v1::SnapshotChunk>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<v1::PeerFrame>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let mut frames = request.into_inner();
+        let first = frames.message().await?;
+        let hello = first.and_then(|f| f.hello).ok_or_else(|| Status::invalid_argument("no hello"))?;
+        let peer = self.network.admit(&hello).map_err(Status::failed_precondition)?;
+        let (answer, answers) = tokio::sync::mpsc::channel(1);
+        let greeting = self.network.hello(Some(peer));
+        let network = self.network.clone();
+        tokio::spawn(async move {
+            // The answer stream stays open as long as this end reads.
+            if answer.send(Ok(greeting)).await.is_ok() {
+                read_frames(&network, peer, frames).await;
+            }
+            drop(answer);
+        });
+        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(answers))))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<v1::SnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        let request = request.into_inner();
+        let hello = request.hello.ok_or_else(|| Status::invalid_argument("no hello"))?;
+        self.network.admit(&hello).map_err(Status::failed_precondition)?;
+        let chunks = self.snapshots.stream(GroupId(request.group), request.at_least).await?;
+        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(chunks))))
+    }
+
+    async fn identify(&self, _: Request<v1::IdentifyRequest>) -> Result<Response<v1::PeerHello>, Status> {
+        let genesis = self.network.genesis.lock().as_ref().map(|g| g.encode()).unwrap_or_default();
+        Ok(Response::new(v1::PeerHello { genesis: genesis.into(), ..self.network.hello(None) }))
+    }
+}
+
+async fn read_frames(network: &Network, peer: NodeId, mut frames: Streaming<v1::PeerFrame>) {
+    let mut stopping = network.stopping.subscribe();
+    loop {
+        let frame = tokio::select! {
+            frame = frames.message() => frame,
+            _ = stopping.wait_for(|stop| *stop) => return,
+        };
+        match frame {
+            Ok(Some(frame)) => {
+                if let Err(reason) = take(network, peer, frame) {
+                    tracing::warn!(%peer, %reason, "link closed");
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(status) => {
+                tracing::debug!(%peer, reason = status.message(), "link ended");
+                return;
+            }
+        }
+        while network.arrivals.waiting_bytes() > WAITING_BYTES_MAX {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn take(network: &Network, peer: NodeId, frame: v1::PeerFrame) -> Result<(), String> {
+    let (to, generation) = {
+        let genesis = network.genesis.lock();
+        (network.myself.node, genesis.as_ref().map_or(Generation(0), |g| g.generation))
+    };
+    let (deaf, loss) = {
+        let faults = network.faults.lock();
+        (faults.deaf_to.contains(&peer), faults.loss_percent)
+    };
+    if deaf {
+        return Ok(());
+    }
+    let mut arrivals = Vec::with_capacity(frame.envelopes.len());
+    let mut bytes = 0;
+    for envelope in frame.envelopes {
+        let lost = loss > 0 && rand::random_range(0..100) < loss;
+        if lost || Generation(envelope.generation) != generation {
+            continue;
+        }
+        let group = GroupId(envelope.group);
+        bytes += envelope.message.len();
+        if let Some(digest) = envelope.digest {
+            let hash = <[u8; 16]>::try_from(digest.hash.as_ref()).map_err(|_| "digest of wrong length")?;
+            let (applied_end, hash) = (digest.applied_end, u128::from_be_bytes(hash));
+            arrivals.push(Arrival::Digest { from: peer, group, applied_end, hash });
+            continue;
+        }
+        let message: Message<Payload> = codec::decode(&envelope.message).map_err(|e| e.to_string())?;
+        if let Some(ballot) = vouched_for(&message) {
+            network.heard_promise(peer, group, ballot);
+        }
+        arrivals.push(Arrival::Envelope { group, envelope: Envelope { from: peer, to, message } });
+    }
+    network.arrivals.extend(arrivals, bytes);
+    Ok(())
+}
+
+/// The promise that a message proves to be on its sender's disk.
+fn vouched_for(message: &Message<Payload>) -> Option<Ballot> {
+    match message {
+        Message::Promise { ballot, .. }
+        | Message::Accepted { ballot, .. }
+        | Message::Prepare { ballot, .. } => Some(*ballot),
+        Message::Canvass { .. }
+        | Message::Canvassed { .. }
+        | Message::Accept { .. }
+        | Message::Preempted { .. }
+        | Message::AlreadyChosen { .. }
+        | Message::Heartbeat { .. }
+        | Message::HeartbeatAck { .. }
+        | Message::CatchUp { .. }
+        | Message::Caught { .. }
+        | Message::Transfer { .. } => None,
+    }
+}

@@ -1,0 +1,103 @@
+//! Snapshots between nodes: the pages of a clone of the state, on a connection of their own.
+
+use std::collections::VecDeque;
+
+use paxos::ids::{GroupId, NodeId, Slot};
+use paxos::rsm::state_machine::{Page, StateMachine};
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+use wire::v1;
+
+use crate::peers::{Network, outbound};
+
+/// A chunk is cut at this size, in bytes.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Chunks made before the network takes them.
+const CHUNKS_AHEAD: usize = 4;
+
+/// Where the peer port gets snapshots from.
+#[tonic::async_trait]
+pub(crate) trait SnapshotSource: Send + Sync {
+    /// A stream of chunks of the group's state at `at_least` or above.
+    async fn stream(
+        &self,
+        group: GroupId,
+        at_least: u64,
+    ) -> Result<mpsc::Receiver<Result<v1::SnapshotChunk, Status>>, Status>;
+}
+
+/// Streams a clone of a state from a thread of its own.
+pub(crate) fn send_state<S: StateMachine>(
+    state: S,
+    applied_end: Slot,
+) -> mpsc::Receiver<Result<v1::SnapshotChunk, Status>> {
+    let (send, chunks) = mpsc::channel(CHUNKS_AHEAD);
+    let work = move || {
+        let header = v1::SnapshotChunk {
+            applied_end: applied_end.0,
+            state_hash: state.state_hash().to_be_bytes().to_vec().into(),
+            pages: Vec::new(),
+            last: false,
+        };
+        let mut chunk = header.clone();
+        let mut bytes = 0;
+        for page in state.pages() {
+            bytes += page.key.len() + page.body.len();
+            chunk.pages.push(v1::Page { key: page.key.into(), body: page.body.into() });
+            if bytes >= CHUNK_BYTES {
+                bytes = 0;
+                if send.blocking_send(Ok(std::mem::replace(&mut chunk, header.clone()))).is_err() {
+                    return;
+                }
+            }
+        }
+        chunk.last = true;
+        // A receiver that went away needs no last chunk.
+        let _gone = send.blocking_send(Ok(chunk));
+    };
+    if let Err(error) = std::thread::Builder::new().name("snapshot".into()).spawn(work) {
+        tracing::error!(%error, "no thread for a snapshot");
+    }
+    chunks
+}
+
+/// Fetches and restores the state of `group` from a peer.
+pub(crate) async fn fetch<S: StateMachine>(
+    network: &Network,
+    address: &str,
+    peer: NodeId,
+    group: GroupId,
+    at_least: Slot,
+    fresh: S,
+) -> Result<(Slot, S), String> {
+    let mut client = outbound::connect(address).await?;
+    let request = v1::SnapshotRequest {
+        hello: Some(network.hello(Some(peer))),
+        group: group.0,
+        generation: 0,
+        at_least: at_least.0,
+    };
+    let chunks = client.snapshot(request).await.map_err(|e| e.message().to_string())?.into_inner();
+    let (applied_end, hash, pages) = collect(chunks).await?;
+    let restored = tokio::task::spawn_blocking(move || fresh.restore(&mut pages.into_iter()))
+        .await
+        .map_err(|e| e.to_string())?
+        .map_err(|e| e.to_string())?;
+    if restored.state_hash() != hash {
+        return Err("the snapshot's hash isn't that of its state".to_string());
+    }
+    Ok((applied_end, restored))
+}
+
+async fn collect(mut chunks: Streaming<v1::SnapshotChunk>) -> Result<(Slot, u128, VecDeque<Page>), String> {
+    let mut pages = VecDeque::new();
+    loop {
+        let chunk = chunks.message().await.map_err(|e| e.message().to_string())?;
+        let chunk = chunk.ok_or("the snapshot was cut short")?;
+        pages.extend(chunk.pages.into_iter().map(|p| Page { key: p.key.to_vec(), body: p.body.to_vec() }));
+        if chunk.last {
+            let hash = <[u8; 16]>::try_from(chunk.state_hash.as_ref()).map_err(|_| "hash of wrong length")?;
+            return Ok((Slot(chunk.applied_end), u128::from_be_bytes(hash), pages));
+        }
+    }
+}
