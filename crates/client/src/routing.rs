@@ -72,3 +72,24 @@ impl Group {
         self.members.iter().find(|m| Some(m.node) == self.leader)
     }
 }
+
+impl Routing {
+    /// Reads a table from the wire; `None` if it breaks its own bounds or is empty, as before a cluster's first start.
+    pub(crate) fn from_wire(table: wire::v1::Routing) -> Option<Routing> {
+        let shards = u16::try_from(table.shards).ok()?;
+        if shards == 0 || table.owners.len() != usize::from(shards) || table.groups.is_empty() {
+            return None;
+        }
+        let member = |m: wire::v1::Member| Member { node: NodeId(m.node), address: m.client_address };
+        let group = |g: wire::v1::Group| Group {
+            id: GroupId(g.id),
+            generation: Generation(g.generation),
+            members: g.members.into_iter().map(member).collect(),
+            leader: (g.leader != 0).then_some(NodeId(g.leader)),
+        };
+        let mut groups: Vec<Group> = table.groups.into_iter().map(group).collect();
+        groups.sort_by_key(|g| g.id);
+        let owners = table.owners.into_iter().map(GroupId).collect();
+        Some(Routing { version: table.version, shards, groups, owners })
+    }
+}

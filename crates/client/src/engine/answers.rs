@@ -1,0 +1,146 @@
+//! What an answer means: the end of a call, a redirect, or "later".
+//!
+//! A refusal moves a call only if it is about its newest try; about an older one it only settles that this try is no longer
+//! open. Anything from the session table is about the request itself, whichever try it answers.
+
+use std::time::Instant;
+
+use kvserver::command::{Refusal, Reply};
+use kvserver::query::Answer;
+use paxos::ids::{GroupId, NodeId};
+use wire::v1::Code;
+
+use super::{Engine, Kind, Phase, Target};
+use crate::error::ErrorKind;
+use crate::options::Consistency;
+use crate::outcome::LinkId;
+use crate::slab::{ATTEMPT_MASK, Key};
+use crate::verdict::{Frame, Refused, Verdict};
+
+/// Redirects in a row that are followed at once.
+const REDIRECTS: u32 = 2;
+
+impl Engine {
+    /// A frame of answers came.
+    pub(crate) fn heard(&mut self, link: LinkId, epoch: u64, frame: Frame, now: Instant) {
+        if self.links[link.0].epoch != epoch {
+            return;
+        }
+        self.session.heard(frame.log_time);
+        let speaker = &mut self.links[link.0];
+        speaker.quiet_since = now;
+        speaker.suspect = false;
+        for (id, verdict) in frame.answers {
+            match Engine::probed(id) {
+                Some(group) => self.probe_answered(group, link, verdict, now),
+                None => self.answered(id, link, verdict, now),
+            }
+        }
+    }
+
+    fn answered(&mut self, id: u64, link: LinkId, verdict: Verdict, now: Instant) {
+        let (key, number) = Key::from_wire(id);
+        let Some(call) = self.calls.get_mut(key) else { return };
+        let Some((open, newest)) = call.attempts.answered(number, ATTEMPT_MASK) else { return };
+        let acts = newest && matches!(call.phase, Phase::Sent(..));
+        let from = &mut self.links[open.link.0];
+        from.open = from.open.saturating_sub(1);
+        let node = from.node;
+        match verdict {
+            Verdict::Reply(Reply::Refused(refusal)) => self.table_refused(key, acts, &refusal, now),
+            Verdict::Found(Answer::WrongGroup { .. }) if matches!(call.target, Target::Shard(_)) => {
+                if acts {
+                    self.wrong_group(key, None, now);
+                }
+            }
+            Verdict::Reply(_) | Verdict::Found(_) => {
+                let by_leader = call.kind != Kind::Read(Consistency::Stale);
+                let group = call.group;
+                self.finish(key, Ok(verdict));
+                if let (true, true, Some(node)) = (by_leader, newest, node) {
+                    self.leads(group, node, now);
+                }
+            }
+            Verdict::Refused(refused) => self.node_refused(key, acts, node, link, *refused, now),
+            Verdict::Malformed => {
+                call.attempts.unknown();
+                self.fail(key, ErrorKind::Protocol, "a node sent an answer that can't be decoded");
+            }
+        }
+    }
+
+    /// The log was asked, and the request had no effect there.
+    fn table_refused(&mut self, key: Key, acts: bool, refusal: &Refusal, now: Instant) {
+        let kind = match refusal {
+            Refusal::AlreadyAcknowledged => {
+                if let Some(call) = self.calls.get_mut(key) {
+                    // Whether it ran isn't known any more.
+                    call.attempts.unknown();
+                }
+                ErrorKind::AlreadyAcknowledged
+            }
+            Refusal::SessionExpired => ErrorKind::SessionExpired,
+            Refusal::SequenceReused => ErrorKind::SequenceReused,
+            Refusal::Invalid => ErrorKind::Invalid,
+            Refusal::WrongGroup { group } if acts => return self.wrong_group(key, *group, now),
+            // The stamp comes of age while we wait.
+            Refusal::Busy(_) | Refusal::FromTheFuture if acts => {
+                return self.back_off(key, ErrorKind::Busy, now);
+            }
+            Refusal::WrongGroup { .. } | Refusal::Busy(_) | Refusal::FromTheFuture => return,
+        };
+        self.fail(key, kind, refusal.to_string());
+    }
+
+    /// A node can't say.
+    fn node_refused(
+        &mut self,
+        key: Key,
+        acts: bool,
+        node: Option<NodeId>,
+        link: LinkId,
+        refused: Refused,
+        now: Instant,
+    ) {
+        let Some(call) = self.calls.get_mut(key) else { return };
+        if refused.unknown {
+            call.attempts.unknown();
+        }
+        let group = call.group;
+        match refused.code {
+            Code::TooLarge => self.fail(key, ErrorKind::TooLarge, refused.message),
+            Code::Invalid => self.fail(key, ErrorKind::Invalid, refused.message),
+            _ if !acts => {}
+            Code::WrongGroup => self.wrong_group(key, refused.group, now),
+            Code::Busy => self.back_off(key, ErrorKind::Busy, now),
+            Code::DiskFull => self.back_off(key, ErrorKind::DiskFull, now),
+            Code::Unspecified => self.back_off(key, ErrorKind::Unavailable, now),
+            Code::Stopping | Code::NotLeader | Code::NoLeader => {
+                if refused.code == Code::Stopping {
+                    self.links[link.0].draining = true;
+                }
+                if let Some(node) = node {
+                    self.denied(group, node, refused.leader, now);
+                }
+                self.dispatch(key, now);
+            }
+        }
+    }
+
+    /// The shard isn't served where we asked.
+    fn wrong_group(&mut self, key: Key, serves: Option<GroupId>, now: Instant) {
+        let Some(call) = self.calls.get_mut(key) else { return };
+        let known = match (call.target, serves) {
+            (Target::Shard(shard), Some(group)) => self.router.moved(shard, group),
+            _ => false,
+        };
+        self.want_refresh();
+        match self.calls.get_mut(key) {
+            Some(call) if known && call.refusals < REDIRECTS => {
+                call.refusals += 1;
+                self.dispatch(key, now);
+            }
+            _ => self.back_off(key, ErrorKind::Unavailable, now),
+        }
+    }
+}

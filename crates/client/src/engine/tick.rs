@@ -1,0 +1,144 @@
+//! What time brings: deadlines, silent nodes, tries to repeat. One look at everything every few milliseconds, instead of
+//! a timer a call.
+
+use std::time::{Duration, Instant};
+
+use super::{Call, Engine, Pace, Phase};
+use crate::error::ErrorKind;
+use crate::outcome::LinkId;
+use crate::slab::Key;
+
+/// While something is about to be repeated.
+const SOON: Duration = Duration::from_millis(4);
+/// While calls are in flight and all is well.
+const CALM: Duration = Duration::from_millis(20);
+/// A connection that isn't made by then is no longer waited for.
+const CONNECT_PATIENCE: Duration = Duration::from_millis(250);
+/// A node is granted this much more silence for each mebibyte that it has to answer.
+const SILENCE_PER_MIB: Duration = Duration::from_millis(100);
+
+enum Due {
+    Deadline,
+    Again,
+    Silence,
+}
+
+impl Engine {
+    /// Does what is due; when to look again, `None` if nothing is in flight.
+    pub(crate) fn tick(&mut self, now: Instant) -> Option<Duration> {
+        for index in 0..self.links.len() {
+            if self.is_silent(LinkId(index), now) {
+                self.links[index].suspect = true;
+                self.leave(LinkId(index), now);
+            }
+        }
+        let mut soon = false;
+        let attempt = self.options.attempt_timeout;
+        let due = |call: &Call| {
+            let sent_until = |at| at + attempt.saturating_mul(1 << call.silences.min(8));
+            match call.phase {
+                Phase::Done(_) => None,
+                _ if call.deadline <= now => Some(Due::Deadline),
+                Phase::Backoff(until) if until <= now => Some(Due::Again),
+                Phase::Sent(_, at) if sent_until(at) <= now => Some(Due::Silence),
+                _ => None,
+            }
+        };
+        let mut all: Vec<(Key, Due)> = Vec::new();
+        for (key, call) in self.calls.iter_mut() {
+            soon |= matches!(call.phase, Phase::Backoff(_));
+            all.extend(due(call).map(|due| (key, due)));
+        }
+        for (key, due) in all {
+            match due {
+                Due::Deadline => self.give_up(key),
+                Due::Again => self.dispatch(key, now),
+                Due::Silence => self.repeat(key, now),
+            }
+        }
+        soon |= self.search(now);
+        self.pace = if soon { Pace::Soon } else { Pace::Calm };
+        match self.calls.len() {
+            0 => None,
+            _ if soon => Some(SOON),
+            _ => Some(CALM),
+        }
+    }
+
+    fn is_silent(&mut self, id: LinkId, now: Instant) -> bool {
+        let link = &self.links[id.0];
+        if link.suspect {
+            return false;
+        }
+        if let Some(since) = link.connecting_since() {
+            return since + CONNECT_PATIENCE <= now;
+        }
+        let quiet = now.saturating_duration_since(link.quiet_since);
+        if !link.is_up() || link.open == 0 || quiet < self.options.silence {
+            return false;
+        }
+        let owed = |call: &Call| call.attempts.open().any(|open| open.link == id);
+        let bytes: usize = self.calls.iter_mut().filter(|(_, call)| owed(call)).map(|(_, c)| c.cost).sum();
+        let mebibytes = u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
+        quiet >= self.options.silence + SILENCE_PER_MIB.saturating_mul(mebibytes)
+    }
+
+    /// A try heard nothing: the request goes out again, to somebody else if its leader answers nobody.
+    fn repeat(&mut self, key: Key, now: Instant) {
+        let Some(call) = self.calls.get_mut(key) else { return };
+        call.silences += 1;
+        call.trouble = Some(ErrorKind::Timeout);
+        let (Phase::Sent(link, at), group) = (&call.phase, call.group) else { return };
+        let (link, at) = (*link, *at);
+        let lives = self.discovery(group).answered.is_some_and(|answered| answered > at);
+        if let (false, Some(node)) = (lives, self.links[link.0].node)
+            && self.router.group(group).leader == Some(node)
+        {
+            self.router.deny(group, node);
+        }
+        self.dispatch(key, now);
+    }
+
+    /// The deadline has passed.
+    fn give_up(&mut self, key: Key) {
+        let Some(call) = self.calls.get_mut(key) else { return };
+        let (group, trouble) = (call.group, call.trouble);
+        let (kind, message) = match &call.phase {
+            Phase::Waiting | Phase::Granted(_) => {
+                (ErrorKind::Busy, "too many operations of this client are in flight".to_string())
+            }
+            Phase::Leaderless => return self.no_leader(key),
+            Phase::Queued(link) => {
+                (ErrorKind::Unavailable, format!("{} can't be reached", self.links[link.0].address))
+            }
+            Phase::Sent(link, _) => {
+                (ErrorKind::Timeout, format!("{} didn't answer in time", self.links[link.0].address))
+            }
+            Phase::Backoff(_) | Phase::Done(_) => {
+                let kind = trouble.unwrap_or(ErrorKind::Timeout);
+                (kind, later(kind, self.router.groups().get(group.0).map_or(0, |g| g.id.0)))
+            }
+        };
+        self.fail(key, kind, message);
+    }
+
+    fn no_leader(&mut self, key: Key) {
+        let Some(call) = self.calls.get_mut(key) else { return };
+        let group = self.router.group(call.group);
+        let links = || group.members.iter().filter_map(|node| self.by_node.get(node));
+        let reachable = links().filter(|link| self.links[link.0].is_usable()).count();
+        let (id, members) = (group.id.0, group.members.len());
+        let kind = if reachable == 0 { ErrorKind::Unavailable } else { ErrorKind::NoLeader };
+        let message = format!("group {id} has no leader ({reachable} of {members} replicas reachable)");
+        self.fail(key, kind, message);
+    }
+}
+
+fn later(kind: ErrorKind, group: u32) -> String {
+    match kind {
+        ErrorKind::Busy => format!("group {group} is busy"),
+        ErrorKind::DiskFull => format!("the leader of group {group} has no room on its disk"),
+        ErrorKind::Unavailable => "no node that serves the shard could be reached".to_string(),
+        _ => format!("group {group} didn't answer in time"),
+    }
+}

@@ -1,0 +1,132 @@
+//! The stream to one node: connect when somebody needs it, send what the engine has, hand answers back, until it breaks.
+//!
+//! The sending side is a [`Stream`] that gRPC polls itself, so a call reaches the socket without passing another task.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio_stream::Stream;
+use tonic::transport::{Channel, Endpoint};
+use wire::v1::client_client::ClientClient;
+use wire::v1::{ClientFrame, ServerFrame};
+
+use crate::engine::Taken;
+use crate::outcome::LinkId;
+use crate::shared::Shared;
+use crate::verdict::Frame;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// The task of a link.
+pub(crate) async fn run(shared: Arc<Shared>, link: LinkId) {
+    loop {
+        poll_fn(|context| shared.with(|engine| engine.poll_wanted(link, context))).await;
+        let (epoch, address) =
+            shared.with(|engine| (engine.connecting(link, Instant::now()), engine.address(link)));
+        if let Err(reason) = converse(&shared, link, epoch, &address).await {
+            tracing::debug!(%address, %reason, "a stream ended");
+        }
+        let pause = shared.with(|engine| engine.down(link, Instant::now()));
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+/// From the connection to its end.
+async fn converse(shared: &Arc<Shared>, link: LinkId, epoch: u64, address: &str) -> Result<(), Ended> {
+    let mut answers = tokio::time::timeout(HELLO_TIMEOUT, open(shared, link, epoch, address))
+        .await
+        .map_err(|_| Ended("no answer to the connection".to_string()))??;
+    let first = tokio::time::timeout(HELLO_TIMEOUT, answers.message())
+        .await
+        .map_err(|_| Ended("no hello".to_string()))?
+        .map_err(|status| Ended(status.to_string()))?;
+    let Some(ServerFrame { hello: Some(hello), log_time, .. }) = first else {
+        return Err(Ended("the first frame has no hello".to_string()));
+    };
+    let stamp = Frame { answers: Vec::new(), log_time: paxos::ids::LogTime(log_time) };
+    let ours = shared.with(|engine| {
+        let now = Instant::now();
+        engine.heard(link, epoch, stamp, now);
+        engine.hello(link, hello, now)
+    });
+    if !ours {
+        return Err(Ended("a node of another cluster".to_string()));
+    }
+    shared.start_links();
+    while let Some(frame) = answers.message().await.map_err(|status| Ended(status.to_string()))? {
+        let hello = frame.hello.clone();
+        let frame = Frame::decode(frame);
+        shared.with(|engine| engine.heard(link, epoch, frame, Instant::now()));
+        if let Some(table) = hello.and_then(|hello| hello.routing).and_then(crate::Routing::from_wire) {
+            shared.with(|engine| engine.learn(&table, Instant::now()));
+            shared.start_links();
+        }
+    }
+    Ok(())
+}
+
+async fn open(
+    shared: &Arc<Shared>,
+    link: LinkId,
+    epoch: u64,
+    address: &str,
+) -> Result<tonic::Streaming<ServerFrame>, Ended> {
+    let channel = connect(address).await.map_err(|e| Ended(e.to_string()))?;
+    let mut node = ClientClient::new(channel)
+        .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
+    let calls = Calls { shared: shared.clone(), link, epoch };
+    node.connect(calls).await.map(tonic::Response::into_inner).map_err(|status| Ended(status.to_string()))
+}
+
+async fn connect(address: &str) -> Result<Channel, tonic::transport::Error> {
+    Endpoint::from_shared(format!("http://{address}"))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keep_alive_interval(KEEPALIVE_EVERY)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect()
+        .await
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Ended(String);
+
+/// The calls of one stream, in frames.
+struct Calls {
+    shared: Arc<Shared>,
+    link: LinkId,
+    epoch: u64,
+}
+
+impl Stream for Calls {
+    type Item = ClientFrame;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<ClientFrame>> {
+        let taken = self.shared.with(|engine| engine.take(self.link, self.epoch, Instant::now(), context));
+        match taken {
+            Taken::Frame(frame) => Poll::Ready(Some(frame)),
+            Taken::Nothing => Poll::Pending,
+            Taken::Soon => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Taken::End => Poll::Ready(None),
+        }
+    }
+}
