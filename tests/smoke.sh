@@ -4,13 +4,13 @@
 #
 #   tests/smoke.sh [WORDS]      a file of at least 100,000 different lines [default: the largest of /usr/share/dict]
 #
-# BIN says where kvctl and kvserver are [default: target/release]. Needs a POSIX userland, and no quorum of anything else.
+# BIN says where kvctl and kvserver are [default: target/release]. Needs bash and /proc.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly WORDS_MIN=100000 KILLS=3 BENCH_SECONDS=5
 bin=$(cd "${BIN:-target/release}" && pwd)
-words=${1:-$(ls -S /usr/share/dict/* 2>/dev/null | head -n 1)}
+words=${1:-$(find /usr/share/dict -type f -printf '%s %p\n' 2>/dev/null | sort -n | tail -n 1 | cut -d ' ' -f 2)}
 work=$(mktemp -d "${TMPDIR:-/tmp}/synod-smoke.XXXXXX")
 data=$work/demo
 demo=
@@ -44,8 +44,8 @@ kvctl() { KVCTL_DEMO=$data "$bin/kvctl" --timeout 20s "$@"; }
 
 # The leader of a group, once it has one.
 leader() {
-  local group=$1 try found
-  for try in $(seq 100); do
+  local group=$1 found
+  for _ in $(seq 100); do
     found=$(kvctl -o json status 2>/dev/null | tr -d ' \n' | sed -n "s/.*\"id\":$group,\"keys\":[0-9a-z]*,\"leader\":\([0-9]*\).*/\1/p")
     if [ -n "$found" ]; then echo "$found"; return; fi
     sleep 0.1

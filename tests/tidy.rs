@@ -330,6 +330,30 @@ fn a_broken_link_is_noticed() {
     assert_eq!(broken_links(&tree("[c](c.md) [up](../../b.md) `crates/x/z.rs`")).len(), 3);
 }
 
+const FAULTS: &str = "docs/faults-covered.md";
+
+/// Tests that the table of faults names, and nobody wrote.
+fn invented_tests(tree: &Tree) -> Vec<String> {
+    let code: Vec<&str> = tree.ending(".rs").map(|(_, text)| text).collect();
+    let is_written = |test: &str| code.iter().any(|text| text.contains(&format!("fn {test}(")));
+    let spans = tree.files.get(FAULTS).into_iter().flat_map(|text| text.split('`').skip(1).step_by(2));
+    let tests = spans.filter(|span| !span.contains('/')).filter_map(|span| Some(span.rsplit_once("::")?.1));
+    let invented = tests.filter(|test| !test.is_empty() && !is_written(test));
+    invented.map(|test| format!("{FAULTS} names the test {test}, which isn't there")).collect()
+}
+
+#[test]
+fn every_test_in_the_table_of_faults_exists() {
+    assert_none(&invented_tests(&the_tree()));
+}
+
+#[test]
+fn an_invented_test_is_noticed() {
+    let table = "`log::` `log::crashes::one_that_is` `log::crashes::one_that_is_not` `tests/tidy.rs`";
+    let tree = Tree::of(&[(FAULTS, table), ("a.rs", "fn one_that_is() {}")]);
+    assert_eq!(invented_tests(&tree).len(), 1);
+}
+
 /// Paths of somebody's machine, and notes that work was left undone.
 fn leftovers(tree: &Tree) -> Vec<String> {
     // In two halves, so that this file doesn't name them itself.
