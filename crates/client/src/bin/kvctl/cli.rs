@@ -28,11 +28,16 @@ Exit codes:
 
 /// Works with a Synod cluster: keys, state, faults.
 ///
-/// stdout carries data, stderr messages. An error names what is known about its outcome: executed, not executed or
-/// unknown. A setting comes from its flag, then from KVCTL_*, then from ~/.config/synod/kvctl.toml (or the file in
-/// KVCTL_CONFIG), then from its default; KVCTL_DEMO=DIR speaks to the demo cluster in DIR.
+/// stdout carries data, stderr messages. An error tells its outcome as far as it's known: executed, not executed or
+/// unknown.
+///
+/// A setting comes from its flag, then from KVCTL_*, then from ~/.config/synod/kvctl.toml (or the file in KVCTL_CONFIG),
+/// then from its default. KVCTL_DEMO=DIR speaks to the demo cluster in DIR.
+///
+/// A linearizable read sees every write that was answered before it began; with `lease` it does so without a round of
+/// messages, trusting the rates of the nodes' clocks; with `stale` it sees whatever a node has applied.
 #[derive(Debug, Parser)]
-#[command(name = "kvctl", version, after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "kvctl", version, after_help = EXAMPLES)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) flags: Flags,
@@ -89,7 +94,7 @@ pub(crate) enum Command {
     /// Shows the replicated log
     #[command(subcommand)]
     Log(LogCommand),
-    /// Shows the life of one slot: who accepted it at which ballot, where it is chosen and applied, what it holds
+    /// Shows the life of one slot: who accepted it, at which ballot, where it is chosen, what it holds
     #[command(after_help = "Example:\n  kvctl explain --group 1 --slot 42")]
     Explain(ExplainArgs),
     /// Follows what the replicas do, all nodes at once, until Ctrl-C

@@ -127,6 +127,18 @@ impl Failure {
     }
 }
 
+/// Shows what the command line parser has to say: help for whoever asked for it, or what is wrong with the usage.
+pub(crate) fn tell_usage(error: &clap::Error) -> u8 {
+    if !error.use_stderr() {
+        // A closed pipe is no reason to fail.
+        let _ = error.print();
+        return Exit::Done as u8;
+    }
+    let text = error.render().to_string();
+    output::message_raw(&text.replacen("error: ", "error[USAGE]: ", 1));
+    Exit::Usage as u8
+}
+
 /// An error while writing to stdout: a reader that went away (`kvctl scan | head`) is no failure.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {

@@ -40,11 +40,7 @@ use shell::Shell;
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help, the version, or what is wrong; a closed pipe is no reason to fail.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
+        Err(error) => return ExitCode::from(failure::tell_usage(&error)),
     };
     // One thread: the caller of a client library isn't its bottleneck, and on a small machine the servers need the rest.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -18,21 +18,19 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(clap::Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Everywhere")]
 pub(crate) struct Flags {
-    /// Client addresses of some nodes; the others are learned from them [env: KVCTL_ENDPOINTS] [default:
-    /// 127.0.0.1:7101,…7102,…7103]
+    /// Some nodes; they name the others [env: KVCTL_ENDPOINTS] [default: 127.0.0.1:7101,…]
     #[arg(long, short = 'e', global = true, value_name = "A,B", value_delimiter = ',')]
     pub(crate) endpoints: Vec<String>,
 
-    /// How results are written [env: KVCTL_OUTPUT] [default: text]
+    /// text, json (stable, for scripts) or raw (the bytes of a value) [env: KVCTL_OUTPUT]
     #[arg(long, short = 'o', global = true, value_enum, value_name = "FORMAT", hide_possible_values = true)]
     pub(crate) output: Option<Format>,
 
-    /// Longest time for one operation, all its tries included, as 500ms, 5s or 2m [env: KVCTL_TIMEOUT] [default: 5s]
+    /// For one operation and all its tries: 500ms, 2m … [env: KVCTL_TIMEOUT] [default: 5s]
     #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
 
-    /// What reads promise: linearizable, lease (the same, cheaper, trusts clock rates) or stale (whatever a node has)
-    /// [env: KVCTL_CONSISTENCY] [default: linearizable]
+    /// Of reads: linearizable (default), lease or stale [env: KVCTL_CONSISTENCY]
     #[arg(long, global = true, value_enum, value_name = "KIND", hide_possible_values = true)]
     pub(crate) consistency: Option<ReadConsistency>,
 }

@@ -42,11 +42,10 @@ pub(crate) struct DemoArgs {
     /// Number of shards of the key space [default: 256]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     shards: Option<u32>,
-    /// Keep the data here; the same directory comes back with its data, on its ports [default: a temporary directory]
+    /// Keep the data here, and come back with it, on the same ports [default: temporary]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Node N listens at BASE+N (clients), BASE+100+N (peers) and BASE+200+N (HTTP); 0: any free ports [default: 7100,
-    /// or free ports if some of those are taken]
+    /// Ports are BASE+N, BASE+100+N and BASE+200+N; 0: any free ones [default: 7100, if free]
     #[arg(long, value_name = "BASE")]
     base_port: Option<u16>,
     /// Stay in the foreground until Ctrl-C or SIGTERM, without a shell

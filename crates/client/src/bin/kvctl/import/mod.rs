@@ -1,10 +1,11 @@
 //! `import`: the records of a file, each applied once, many in flight, in file order for each key.
 //!
-//! Records are written in one session, with sequences in file order; `note` keeps both, so a run that was killed is
-//! taken up with the same sequences and the shards themselves tell what they have already. A run that ends in order, also
-//! by a failure or Ctrl-C, waits for what is in flight and notes exactly what is done; the next one begins a new session.
+//! Records are written in a session, with sequences in file order; `note` keeps both, so a run that was killed is taken
+//! up with the same sequences and the shards themselves tell what they have already. A run that ends in order, also by a
+//! failure or Ctrl-C, waits for what is in flight and notes exactly what is done; the next one begins a new session.
 
 mod note;
+mod pace;
 mod reader;
 mod tracker;
 
@@ -12,12 +13,12 @@ use std::collections::HashSet;
 use std::future::poll_fn;
 use std::path::PathBuf;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use client::{Client, ClientOptions, ErrorKind};
 use indicatif::{ProgressBar, ProgressStyle};
+use kvserver::command::SESSION_WINDOW;
 use paxos::ids::{ClientId, Sequence};
-use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -26,6 +27,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::{self, message};
 use crate::records::{LineFormat, Record};
 use note::Note;
+use pace::Pace;
 use reader::{Input, Reader};
 use tracker::{Place, Tracker};
 
@@ -46,8 +48,12 @@ remembers a session.)";
 const NOTE_EVERY: Duration = Duration::from_millis(200);
 /// Bytes of records in flight at once; one record is always allowed.
 const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
-/// A courtesy to the shards; they forget the session by themselves.
-const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+/// Records from the first that isn't done to the last in flight. A shard remembers so many of a session at least, so a
+/// record never waits for room there and takes its sequence at once.
+const BEGUN_MAX: usize = 1000;
+const _: () = assert!((BEGUN_MAX as u64) < SESSION_WINDOW);
+/// A session without records ends after this time; well before a client at rest acknowledges by itself.
+const SETTLE_AFTER: Duration = Duration::from_millis(300);
 
 /// Arguments of `import`.
 #[derive(clap::Args, Debug)]
@@ -86,21 +92,16 @@ pub(crate) async fn run(args: &ImportArgs, context: &Context) -> Result<(), Fail
     }
     let input = Input::open(args.is_stdin(), &args.file).await?;
     let note = Note::open(args.note_path(), input.mark(), args.format)?;
-    let goes_on = note.session.is_some();
-    let session = note.session.unwrap_or_else(|| (ClientId(rand::random()), Sequence(1)));
-    let options = ClientOptions { session: Some(session), ..context.client_options()? };
-    let client = Client::connect(options).await?;
-    if note.place.records > 0 || goes_on {
+    if note.place.records > 0 {
         message(format!("goes on after {} records", note.place.records));
     }
     let bar = progress_bar(&input);
     let reader = Reader::start(input, args.format, note.place).await?;
     let mut import = Import {
-        client,
-        goes_on,
-        tracker: Tracker::new(note.place, session.1, note.also_done.clone()),
+        context,
+        session: None,
+        tracker: Tracker::new(note.place, note.also_done.clone()),
         note,
-        session: session.0,
         in_flight_max: usize::from(args.in_flight),
         in_flight: JoinSet::new(),
         bytes: 0,
@@ -109,7 +110,6 @@ pub(crate) async fn run(args: &ImportArgs, context: &Context) -> Result<(), Fail
         pace: Pace::default(),
         bar,
     };
-    import.write_note(true)?;
     let ended = import.work(reader).await;
     import.bar.finish_and_clear();
     import.pace.tell(context)?;
@@ -117,11 +117,10 @@ pub(crate) async fn run(args: &ImportArgs, context: &Context) -> Result<(), Fail
 }
 
 /// An import under way.
-struct Import {
-    client: Client,
-    session: ClientId,
-    /// An earlier run may have sent records in this session.
-    goes_on: bool,
+struct Import<'a> {
+    context: &'a Context,
+    /// `None` before the first record, and after a time without any.
+    session: Option<Session>,
     note: Note,
     tracker: Tracker,
     in_flight_max: usize,
@@ -135,6 +134,14 @@ struct Import {
     bar: ProgressBar,
 }
 
+/// A session that records are sent in.
+struct Session {
+    id: ClientId,
+    client: Client,
+    /// A run that was killed may have sent records in it.
+    was_begun_before: bool,
+}
+
 /// What became of a record.
 struct Sent {
     number: u64,
@@ -144,18 +151,16 @@ struct Sent {
     result: Result<(), client::Error>,
 }
 
-impl Import {
+impl Import<'_> {
     async fn work(&mut self, mut reader: Reader) -> Result<(), Failure> {
         let mut interrupts =
             signal(SignalKind::interrupt()).map_err(|e| Failure::local("cannot listen for signals", &e))?;
         let mut next: Option<(Record, Place)> = None;
         let mut is_read = false;
         self.pace.begin();
-        while !((is_read || self.failure.is_some()) && self.in_flight.is_empty()) {
-            if self.failure.is_none()
-                && let Some((record, place)) = next.take_if(|(record, _)| self.has_room(record))
-            {
-                self.send(record, place).await;
+        while !((is_read && next.is_none() || self.failure.is_some()) && self.in_flight.is_empty()) {
+            if let Some((record, place)) = next.take_if(|(record, _)| self.has_room(record)) {
+                self.send(record, place).await?;
                 continue;
             }
             tokio::select! {
@@ -168,6 +173,9 @@ impl Import {
                     Some(Err(failure)) => self.fail(failure),
                     None => is_read = true,
                 },
+                () = tokio::time::sleep(SETTLE_AFTER), if self.session.is_some() && self.in_flight.is_empty() => {
+                    self.settle().await?;
+                }
                 _ = interrupts.recv() => {
                     if self.failure.as_ref().is_some_and(|failure| failure.exit() == Exit::Interrupted) {
                         // The second Ctrl-C doesn't wait; the note still names the session.
@@ -182,19 +190,27 @@ impl Import {
 
     fn has_room(&self, record: &Record) -> bool {
         let bytes = record.key.len() + record.value.len();
-        let is_alone = self.in_flight.is_empty();
-        let has_room = self.in_flight.len() < self.in_flight_max && self.bytes + bytes <= IN_FLIGHT_BYTES_MAX;
-        (is_alone || has_room) && !self.busy_keys.contains(&record.key)
+        self.failure.is_none()
+            && (self.in_flight.is_empty()
+                || self.in_flight.len() < self.in_flight_max
+                    && self.bytes + bytes <= IN_FLIGHT_BYTES_MAX
+                    && self.tracker.begun() < BEGUN_MAX)
+            && !self.busy_keys.contains(&record.key)
     }
 
     /// Sends a record, unless an earlier session did.
-    async fn send(&mut self, record: Record, place: Place) {
-        let Some(sequence) = self.tracker.begin(place) else { return };
+    async fn send(&mut self, record: Record, place: Place) -> Result<(), Failure> {
+        if self.session.is_none() {
+            self.begin_session().await?;
+        }
+        let (Some(session), Some(sequence)) = (&self.session, self.tracker.begin(place)) else {
+            return Ok(());
+        };
         let Record { key, value } = record;
         let bytes = key.len() + value.len();
         self.bytes += bytes;
         self.busy_keys.insert(key.clone());
-        let client = self.client.clone();
+        let client = session.client.clone();
         let mut put = Box::pin(async move {
             let result = client.put(&key, &value).await.map(|_| ());
             Sent { number: place.records - 1, line: place.lines, key, bytes, result }
@@ -203,20 +219,33 @@ impl Import {
         match poll_fn(|task| Poll::Ready(put.as_mut().poll(task))).await {
             Poll::Ready(sent) => self.in_flight.spawn(std::future::ready(sent)),
             Poll::Pending => {
-                let taken = self.client.session().1;
-                assert_eq!(taken, Sequence(sequence.0 + 1), "P9: sequences follow the file order");
+                let next = session.client.session().1;
+                assert_eq!(next, Sequence(sequence.0 + 1), "P9: sequences follow the file order");
                 self.in_flight.spawn(put)
             }
         };
+        Ok(())
+    }
+
+    /// Goes on with the session of a run that was killed, else begins a new one; noted before anything is sent in it.
+    async fn begin_session(&mut self) -> Result<(), Failure> {
+        let noted = self.note.session;
+        let (id, sequence) = noted.unwrap_or_else(|| (ClientId(rand::random()), Sequence(1)));
+        let options = ClientOptions { session: Some((id, sequence)), ..self.context.client_options()? };
+        let client = Client::connect(options).await?;
+        self.tracker.begin_session(sequence);
+        self.session = Some(Session { id, client, was_begun_before: noted.is_some() });
+        self.write_note()
     }
 
     fn on_sent(&mut self, sent: Sent) -> Result<(), Failure> {
         self.bytes -= sent.bytes;
         self.busy_keys.remove(&sent.key);
+        let was_begun_before = self.session.as_ref().is_some_and(|session| session.was_begun_before);
         match sent.result {
             Ok(()) => {}
             // Nobody else uses this session, so whatever its shard knows under this sequence is this record.
-            Err(error) if self.goes_on && is_known(error.kind) => {}
+            Err(error) if was_begun_before && is_known(error.kind) => {}
             Err(error) => {
                 self.fail(Failure::from(error).at(format!("line {}", sent.line)));
                 return Ok(());
@@ -225,7 +254,7 @@ impl Import {
         self.pace.count();
         self.tracker.finish(sent.number);
         self.bar.set_position(self.tracker.place().offset);
-        self.write_note(false)
+        if self.note.is_older_than(NOTE_EVERY) { self.write_note() } else { Ok(()) }
     }
 
     fn fail(&mut self, failure: Failure) {
@@ -233,85 +262,45 @@ impl Import {
         self.failure.get_or_insert(failure);
     }
 
-    /// Nothing is in flight any more.
-    async fn end(&mut self) -> Result<(), Failure> {
-        let closing = self.client.clone();
-        let _ = tokio::time::timeout(CLOSE_WITHIN, closing.close()).await;
-        match self.failure.take() {
-            None => {
-                self.note.remove();
-                Ok(())
-            }
-            Some(failure) => {
-                // What is done is known exactly, so the next run needs no shard to tell, and begins a new session:
-                // a sequence that was given up may not be used again.
-                self.note.place = self.tracker.place();
-                self.note.also_done = self.tracker.also_done();
-                self.note.session = None;
-                self.note.write()?;
-                if self.note.is_kept() {
-                    message("the same command goes on from there");
-                }
-                Err(failure)
-            }
+    /// Ends the session while nothing is in flight. What is done is known exactly, so no shard will have to tell; and the
+    /// session may not be gone on with, since a client at rest acknowledges sequences that no record has had yet, and one
+    /// that gave a record up acknowledges that as well.
+    async fn settle(&mut self) -> Result<(), Failure> {
+        let ended = self.session.take();
+        self.write_note()?;
+        if let Some(session) = ended {
+            session.client.close().await;
         }
+        Ok(())
     }
 
-    fn write_note(&mut self, now: bool) -> Result<(), Failure> {
-        if !now && !self.note.is_older_than(NOTE_EVERY) {
+    /// Nothing is in flight any more.
+    async fn end(&mut self) -> Result<(), Failure> {
+        self.settle().await?;
+        let Some(failure) = self.failure.take() else {
+            self.note.remove();
             return Ok(());
+        };
+        if self.note.is_kept() {
+            message("the same command goes on from there");
         }
+        Err(failure)
+    }
+
+    fn write_note(&mut self) -> Result<(), Failure> {
         self.note.place = self.tracker.place();
-        self.note.also_done = self.tracker.done_before();
-        self.note.session = Some((self.session, self.tracker.sequence()));
+        self.note.session = self.session.as_ref().map(|session| (session.id, self.tracker.sequence()));
+        self.note.also_done = match self.session {
+            // The shards know what this session did.
+            Some(_) => self.tracker.done_before(),
+            None => self.tracker.also_done(),
+        };
         self.note.write()
     }
 }
 
 fn is_known(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::AlreadyAcknowledged | ErrorKind::SequenceReused)
-}
-
-/// How fast it went.
-#[derive(Default)]
-struct Pace {
-    began: Option<Instant>,
-    last: Option<Instant>,
-    records: u64,
-    longest_pause: Duration,
-}
-
-impl Pace {
-    fn begin(&mut self) {
-        self.began = Some(Instant::now());
-    }
-
-    fn count(&mut self) {
-        let now = Instant::now();
-        if let Some(last) = self.last.replace(now) {
-            self.longest_pause = self.longest_pause.max(now - last);
-        }
-        self.records += 1;
-    }
-
-    fn tell(&self, context: &Context) -> Result<(), Failure> {
-        let seconds = self.began.map_or(0.0, |began| began.elapsed().as_secs_f64());
-        let rate = if seconds > 0.0 { (self.records as f64 / seconds).round() } else { 0.0 };
-        let pause = self.longest_pause.as_millis();
-        if context.is_json() {
-            return output::object(json!({
-                "records": self.records,
-                "seconds": (seconds * 1e3).round() / 1e3,
-                "records_per_s": rate,
-                "longest_pause_ms": pause as u64,
-            }));
-        }
-        let records = self.records;
-        message(format!(
-            "imported {records} records in {seconds:.3} s, {rate} records/s, longest pause {pause} ms"
-        ));
-        Ok(())
-    }
 }
 
 fn progress_bar(input: &Input) -> ProgressBar {

@@ -38,8 +38,20 @@ struct Begun {
 
 impl Tracker {
     /// All records before `place` are done, and those numbered in `done_before`.
-    pub(super) fn new(place: Place, sequence: Sequence, done_before: BTreeSet<u64>) -> Tracker {
-        Tracker { place, sequence, next_sequence: sequence, open: VecDeque::new(), done_before }
+    pub(super) fn new(place: Place, done_before: BTreeSet<u64>) -> Tracker {
+        let first = Sequence(1);
+        Tracker { place, sequence: first, next_sequence: first, open: VecDeque::new(), done_before }
+    }
+
+    /// The next record has this sequence.
+    pub(super) fn begin_session(&mut self, sequence: Sequence) {
+        assert!(self.open.is_empty(), "a session ends before the next begins");
+        (self.sequence, self.next_sequence) = (sequence, sequence);
+    }
+
+    /// How many records there are from the first that isn't done to the last that was begun.
+    pub(super) fn begun(&self) -> usize {
+        self.open.len()
     }
 
     /// Begins the next record in file order, which ends at `end`, and gives its sequence; `None` if it's done already.
@@ -107,9 +119,15 @@ mod tests {
         Place { records, lines: records, offset: records * 10 }
     }
 
+    fn tracker(place: Place, sequence: u64, done_before: BTreeSet<u64>) -> Tracker {
+        let mut tracker = Tracker::new(place, done_before);
+        tracker.begin_session(Sequence(sequence));
+        tracker
+    }
+
     #[test]
     fn the_place_follows_the_first_that_is_not_done() {
-        let mut tracker = Tracker::new(Place::default(), Sequence(1), BTreeSet::new());
+        let mut tracker = tracker(Place::default(), 1, BTreeSet::new());
         for number in 0..4 {
             assert_eq!(tracker.begin(end(number + 1)), Some(Sequence(number + 1)));
         }
@@ -124,7 +142,7 @@ mod tests {
 
     #[test]
     fn records_done_before_take_no_sequence() {
-        let mut tracker = Tracker::new(end(5), Sequence(1), [6, 8].into());
+        let mut tracker = tracker(end(5), 1, [6, 8].into());
         assert_eq!(tracker.begin(end(6)), Some(Sequence(1)));
         assert_eq!(tracker.begin(end(7)), None);
         assert_eq!(tracker.begin(end(8)), Some(Sequence(2)));
@@ -142,11 +160,11 @@ mod tests {
     /// A run that is killed anywhere gives, when it is taken up, each record the sequence it had.
     #[test]
     fn a_record_keeps_its_sequence_over_a_crash() {
-        let mut first = Tracker::new(Place::default(), Sequence(7), [2, 5].into());
+        let mut first = tracker(Place::default(), 7, [2, 5].into());
         let sequences: Vec<_> = (0..9).map(|number| first.begin(end(number + 1))).collect();
         for number in [1, 0, 4, 3] {
             first.finish(number);
-            let mut second = Tracker::new(first.place(), first.sequence(), first.done_before());
+            let mut second = tracker(first.place(), first.sequence().0, first.done_before());
             for number in first.place().records..9 {
                 let sequence = sequences[usize::try_from(number).unwrap()];
                 assert_eq!(second.begin(end(number + 1)), sequence, "record {number}");

@@ -28,7 +28,10 @@ impl Verbs {
             let flags = command.get_arguments().filter(|flag| !flag.is_hide_set());
             flags.filter_map(|flag| flag.get_long()).map(|long| format!("--{long}")).collect()
         } else {
-            let verbs = command.get_subcommands().map(|verb| verb.get_name().to_owned());
+            let verbs = command
+                .get_subcommands()
+                .filter(|verb| !verb.is_hide_set())
+                .map(|verb| verb.get_name().to_owned());
             verbs.chain(is_first.then(|| "exit".to_owned())).collect()
         };
         found.retain(|candidate| candidate.starts_with(word));
@@ -56,13 +59,11 @@ impl Helper for Verbs {}
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn verbs_subcommands_and_flags() {
-        let verbs = Verbs::new(crate::cli::Cli::command());
+        let verbs = Verbs::new(crate::shell::definition());
         assert_eq!(verbs.candidates("impo"), (0, vec!["import".to_owned()]));
         assert_eq!(verbs.candidates("get a;exp").1, ["explain", "export"]);
         assert_eq!(verbs.candidates("fault pa").1, ["partition", "pause"]);

@@ -19,7 +19,7 @@ use crate::cli::{Cli, Command};
 use crate::cluster::Leash;
 use crate::commands;
 use crate::context::{Connected, Context};
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, tell_usage};
 use crate::output::{self, message};
 use crate::settings::{Flags, Settings};
 use complete::Verbs;
@@ -92,7 +92,7 @@ impl Shell {
         let config = config.map_err(|e| readline_failed(&e))?.build();
         let mut editor: Editor<Verbs, DefaultHistory> =
             Editor::with_config(config).map_err(|e| readline_failed(&e))?;
-        editor.set_helper(Some(Verbs::new(Cli::command())));
+        editor.set_helper(Some(Verbs::new(definition())));
         if let Some(path) = &history {
             // The first time there is none.
             let _ = editor.load_history(path);
@@ -139,18 +139,13 @@ impl Shell {
     }
 
     async fn run_words(&mut self, words: &[String]) -> u8 {
-        let command = Cli::command().no_binary_name(true).disable_version_flag(true);
-        let parsed = command.try_get_matches_from(words).and_then(|found| Cli::from_arg_matches(&found));
+        let parsed = definition().try_get_matches_from(words).and_then(|found| Cli::from_arg_matches(&found));
         match parsed {
             Ok(cli) => match self.run_command(cli).await {
                 Ok(()) => 0,
                 Err(failure) => failure.tell(),
             },
-            Err(error) => {
-                // Help for whoever asked for it, or what is wrong; a closed pipe ends neither.
-                let _ = error.print();
-                u8::try_from(error.exit_code()).unwrap_or(2)
-            }
+            Err(error) => tell_usage(&error),
         }
     }
 
@@ -165,6 +160,12 @@ impl Shell {
         self.connected = context.into_connected();
         done
     }
+}
+
+/// What can be said in a shell: all but what would start another one.
+fn definition() -> clap::Command {
+    let command = Cli::command().no_binary_name(true).disable_version_flag(true);
+    command.mut_subcommand("demo", |demo| demo.hide(true)).mut_subcommand("shell", |shell| shell.hide(true))
 }
 
 fn ended_with(code: u8) -> Result<(), Failure> {
