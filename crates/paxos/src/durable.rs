@@ -1,6 +1,7 @@
 //! What a replica's disk remembers: the result of replaying its writes in order (P0).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::ids::{Ballot, Slot};
 use crate::io::Write;
@@ -17,6 +18,8 @@ pub struct Durable<C> {
     pub chosen: BTreeMap<Slot, Entry<C>>,
     /// The highest `ChosenEnd` written.
     pub chosen_end: Slot,
+    /// Slots that only a snapshot covered: `chosen_end` says nothing about votes for them.
+    pub unvouched: Range<Slot>,
 }
 
 impl<C> Default for Durable<C> {
@@ -26,6 +29,7 @@ impl<C> Default for Durable<C> {
             votes: BTreeMap::new(),
             chosen: BTreeMap::new(),
             chosen_end: Slot::default(),
+            unvouched: Slot::default()..Slot::default(),
         }
     }
 }
@@ -47,7 +51,17 @@ impl<C: Command> Durable<C> {
                 self.chosen.insert(slot, entry);
             }
             Write::ChosenEnd(end) => self.chosen_end = self.chosen_end.max(end),
+            Write::Installed(end) => {
+                let first = if self.unvouched.is_empty() { self.chosen_end } else { self.unvouched.start };
+                self.unvouched = first..end.max(self.unvouched.end);
+            }
         }
+    }
+
+    /// Whether the vote for `slot` is known to be for the chosen entry: [`Write::ChosenEnd`] was written when that was so, and
+    /// later votes are for it, too.
+    pub fn vouches_for(&self, slot: Slot) -> bool {
+        slot < self.chosen_end && !self.unvouched.contains(&slot) && !self.chosen.contains_key(&slot)
     }
 
     /// Forgets slots below `end`, which a checkpoint holds.

@@ -7,7 +7,7 @@ use std::fmt;
 
 use crate::durable::Durable;
 use crate::ids::{Ballot, Slot};
-use crate::io::Output;
+use crate::io::{Output, Write};
 use crate::message::{Command, Entry};
 use crate::replica::{FIRST_SLOT, Replica};
 
@@ -82,10 +82,15 @@ impl<C: Command> Monitor<C> {
 
     /// Judges P0 and P1, and that no end moves back, after a step.
     pub fn violated(&mut self, replica: &Replica<C>, out: &Output<C>) -> Option<Violation> {
+        let node = replica.node();
         for write in &out.writes {
+            if let Write::ChosenEnd(end) = write
+                && *end > replica.chosen_end()
+            {
+                return violation("P0", format!("{node} wrote a chosen_end beyond its own"));
+            }
             self.durable.replay(write.clone());
         }
-        let node = replica.node();
         if replica.promised() < self.promised {
             return violation("P1", format!("{node} promised {}, now {}", self.promised, replica.promised()));
         }
@@ -112,9 +117,6 @@ impl<C: Command> Monitor<C> {
             if written.is_some_and(|entry| held.chosen.as_ref() != Some(entry)) {
                 return violation("P0", format!("{node} wrote another chosen entry at {slot}"));
             }
-        }
-        if self.durable.chosen_end > replica.chosen_end() {
-            return violation("P0", format!("{node} wrote a chosen_end beyond its own"));
         }
         None
     }

@@ -93,6 +93,9 @@ pub enum Write<C> {
     },
     /// All slots below are chosen, and the log or a checkpoint holds them. Never worth a sync of its own.
     ChosenEnd(Slot),
+    /// A snapshot replaced the log up to this end, in memory. Until a checkpoint reaches it, votes below may be for entries
+    /// that weren't chosen, and no [`Write::ChosenEnd`] vouches for them. Must be kept as long as such votes are.
+    Installed(Slot),
 }
 
 impl<C> Write<C> {

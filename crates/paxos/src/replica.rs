@@ -94,8 +94,7 @@ impl<C: Command> Replica<C> {
         let mut log = Log::new(compacted_end);
         for (slot, (ballot, entry)) in durable.votes.range(compacted_end..) {
             log.set_vote(*slot, *ballot, entry.clone());
-            // ChosenEnd was written when each vote below it was for the chosen entry, and later votes are for it, too.
-            if *slot < durable.chosen_end && !durable.chosen.contains_key(slot) {
+            if durable.vouches_for(*slot) {
                 log.set_chosen(*slot, entry.clone());
             }
         }

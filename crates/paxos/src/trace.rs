@@ -88,6 +88,7 @@ pub fn write<C: Command>(write: &Write<C>) -> String {
         }
         Write::Chosen { slot, entry } => format!("write Chosen {slot} {}", entry.summary()),
         Write::ChosenEnd(end) => format!("write ChosenEnd {end}"),
+        Write::Installed(end) => format!("write Installed {end}"),
     }
 }
 

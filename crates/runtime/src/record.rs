@@ -62,6 +62,7 @@ impl Replayed {
 pub(crate) fn slot_of(write: &Write<Payload>) -> Option<Slot> {
     match write {
         Write::Accepted { slot, .. } | Write::Chosen { slot, .. } => Some(*slot),
-        Write::Promised(_) | Write::ChosenEnd(_) => None,
+        // It only speaks of votes in older segments, which go first.
+        Write::Promised(_) | Write::ChosenEnd(_) | Write::Installed(_) => None,
     }
 }

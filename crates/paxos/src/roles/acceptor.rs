@@ -159,7 +159,14 @@ impl<C: Command> Replica<C> {
         leads || hears || self.restart_wait
     }
 
-    fn jumps(&self, ballot: Ballot) -> bool {
+    /// A ballot heard of in a refusal.
+    pub(crate) fn see(&mut self, promised: Ballot) {
+        if !self.jumps(promised) {
+            self.seen = self.seen.max(promised);
+        }
+    }
+
+    pub(crate) fn jumps(&self, ballot: Ballot) -> bool {
         ballot.round > self.promised.round.saturating_add(ROUND_JUMP_MAX)
     }
 }

@@ -197,7 +197,7 @@ impl<C: Command> Replica<C> {
             return;
         }
         if !granted {
-            self.seen = self.seen.max(promised);
+            self.see(promised);
             return;
         }
         if compacted_end > self.chosen_end && !self.deferred {
@@ -265,6 +265,8 @@ impl<C: Command> Replica<C> {
         let ahead = elected.ahead;
         let chosen_end = elected.chosen_end;
         self.role = Role::Leader(Leader::new(ballot, elected));
+        // What earlier leaders told is of no use: they may be gone.
+        self.told = None;
         out.cancel(Timer::Election);
         out.cancel(Timer::LeaderSilent);
         out.cancel(Timer::Resend);

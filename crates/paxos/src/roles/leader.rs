@@ -51,6 +51,8 @@ pub struct Leader<C> {
     pub(crate) ballot: Ballot,
     /// No read is served before everything below is applied: it may have been answered by an earlier leader.
     pub(crate) barrier_end: Slot,
+    /// A promiser knew all slots below the end to be chosen, and is asked for them.
+    ahead: (NodeId, Slot),
     /// Adopted and not proposed yet.
     adopted: BTreeMap<Slot, Entry<C>>,
     /// The first slot that was never proposed for.
@@ -82,6 +84,7 @@ impl<C: Command> Leader<C> {
         Leader {
             ballot,
             barrier_end,
+            ahead: (elected.ahead, elected.chosen_end),
             adopted: elected.adopted,
             next_slot: barrier_end,
             in_flight: BTreeMap::new(),
@@ -314,20 +317,24 @@ impl<C: Command> Replica<C> {
         let Role::Leader(leader) = &mut self.role else { return };
         let mut heard = std::mem::take(&mut leader.heard);
         heard.insert(me);
-        if self.config.voters.is_quorum(&heard) {
-            out.arm(Timer::CheckQuorum, Delay::Exactly(self.config.limits.check_quorum_us));
-        } else {
+        let (ahead, end) = leader.ahead;
+        if !self.config.voters.is_quorum(&heard) {
             self.follow(out);
+        } else if self.chosen_end < end && !heard.contains(ahead) {
+            // Who knows what is chosen there is gone; the votes of those who are here tell as well, to a new ballot.
+            self.prepare_again(out);
+        } else {
+            out.arm(Timer::CheckQuorum, Delay::Exactly(self.config.limits.check_quorum_us));
         }
     }
 
     /// A voter promised a higher ballot although this leader hears a quorum: phase 1 again above it, at most once per
     /// heartbeat interval. Otherwise that voter would be lost to the group until the next election.
     pub(crate) fn on_preempted(&mut self, ballot: Ballot, promised: Ballot, out: &mut Output<C>) {
-        if promised.round > self.promised.round.saturating_add(crate::replica::ROUND_JUMP_MAX) {
+        if self.jumps(promised) {
             return;
         }
-        self.seen = self.seen.max(promised);
+        self.see(promised);
         let Role::Leader(leader) = &mut self.role else { return };
         if leader.ballot != ballot || promised <= ballot {
             return;

@@ -23,7 +23,7 @@ impl<C: Command> Replica<C> {
     /// A leader's `chosen_end`, on Accept or heartbeat.
     pub(crate) fn learn_told(&mut self, by: NodeId, ballot: Ballot, end: Slot, out: &mut Output<C>) {
         if end > self.chosen_end {
-            self.told = self.told.max(Some(Told { ballot, end, by }));
+            self.tell(Told { ballot, end, by });
         }
         let Some(told) = self.told else { return };
         while self.chosen_end < told.end {
@@ -42,8 +42,14 @@ impl<C: Command> Replica<C> {
     /// Someone is ahead, and its slots can't be inferred from votes: ask now.
     pub(crate) fn on_ahead(&mut self, by: NodeId, end: Slot, out: &mut Output<C>) {
         if end > self.chosen_end {
-            self.told = self.told.max(Some(Told { ballot: Ballot::ZERO, end, by }));
+            self.tell(Told { ballot: Ballot::ZERO, end, by });
             self.ask(by, out);
+        }
+    }
+
+    fn tell(&mut self, news: Told) {
+        if self.told.is_none_or(|told| (told.ballot, told.end) < (news.ballot, news.end)) {
+            self.told = Some(news);
         }
     }
 
@@ -63,7 +69,7 @@ impl<C: Command> Replica<C> {
             }
             Some(_) => {
                 self.told = None;
-                if self.asking {
+                if self.asking && !self.state_lost() {
                     self.asking = false;
                     out.cancel(Timer::CatchUp);
                 }
@@ -79,9 +85,19 @@ impl<C: Command> Replica<C> {
             return;
         }
         match self.told {
-            Some(told) if told.end > self.chosen_end => self.ask(told.by, out),
+            Some(told) if told.end > self.chosen_end => {
+                self.ask(told.by, out);
+                // It may be down, or cut off one way: what isn't answered is asked of the next one.
+                self.told = Some(Told { by: self.next_other(told.by), ..told });
+            }
             Some(_) | None => {}
         }
+    }
+
+    fn next_other(&self, node: NodeId) -> NodeId {
+        let others = self.others();
+        let next = others.iter().find(|other| **other > node).or(others.first());
+        next.copied().unwrap_or(node)
     }
 
     fn ask(&mut self, node: NodeId, out: &mut Output<C>) {
@@ -181,6 +197,9 @@ impl<C: Command> Replica<C> {
     pub(crate) fn on_installed(&mut self, end: Slot, out: &mut Output<C>) {
         assert!(end >= self.applied_end, "P5: a snapshot at {end} is older than the state");
         assert!(end >= self.log.compacted_end(), "P6: a snapshot at {end} doesn't reach what the log holds");
+        if end > self.chosen_end {
+            out.writes.push(Write::Installed(end));
+        }
         self.applied_end = end;
         self.log.compact(end);
         self.chosen_end = self.chosen_end.max(end);

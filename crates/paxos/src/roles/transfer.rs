@@ -56,11 +56,10 @@ impl<C: Command> Replica<C> {
     }
 
     pub(crate) fn on_transfer(&mut self, released: Ballot, out: &mut Output<C>) {
-        let follows = match self.limits().canvass {
-            true => self.heard == Some(released),
-            false => self.promised == released,
-        };
-        if follows && self.role == Role::Follower && self.disk_wait.is_none() && !self.restart_wait {
+        // A late copy of an old word: another leader is there by now.
+        let stale = self.promised > released || self.heard.is_some_and(|heard| heard != released);
+        let able = self.disk_wait.is_none() && !self.restart_wait && !self.state_lost();
+        if !stale && able && self.role == Role::Follower {
             let ballot = self.promised.max(self.seen).next(self.me());
             self.prepare(ballot, Some(released), out);
         }

@@ -59,6 +59,7 @@ struct Disk {
     sync_fails_at: Option<u64>,
     capacity_bytes: Option<u64>,
     syncs_held: bool,
+    syncs_blocked: usize,
 }
 
 #[derive(Clone, Default)]
@@ -102,6 +103,7 @@ impl SimFs {
             sync_fails_at: None,
             capacity_bytes: None,
             syncs_held: false,
+            syncs_blocked: 0,
         })
     }
 
@@ -119,6 +121,7 @@ impl SimFs {
         disk.life += 1;
         disk.locks.clear();
         disk.syncs_held = false;
+        disk.syncs_blocked = 0;
         SimFs::from_disk(disk)
     }
 
@@ -174,6 +177,11 @@ impl SimFs {
     pub fn hold_syncs(&self, held: bool) {
         self.shared.disk.lock().syncs_held = held;
         self.shared.syncs_released.notify_all();
+    }
+
+    /// Syncs that block now, see [`SimFs::hold_syncs`].
+    pub fn syncs_blocked(&self) -> usize {
+        self.shared.disk.lock().syncs_blocked
     }
 
     /// Flips bit `bit` of the byte at `offset`, durably.
@@ -446,9 +454,11 @@ impl FsFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut disk = self.shared.disk.lock();
+        disk.syncs_blocked += 1;
         while disk.syncs_held && disk.life == self.life {
             self.shared.syncs_released.wait(&mut disk);
         }
+        disk.syncs_blocked -= 1;
         if disk.begin(self.life)? {
             return Err(power_off());
         }

@@ -25,7 +25,7 @@ impl Shared {
     /// The background thread.
     pub(super) fn run_chores(&self) {
         let mut queue = self.queue.lock();
-        while !queue.failed && !queue.stop {
+        while !queue.failed && !queue.stop_chores {
             match queue.next_chore() {
                 Some(chore) => MutexGuard::unlocked(&mut queue, || self.do_chore(chore)),
                 None => match queue.full_until.filter(|_| queue.lacks_spares()) {
@@ -43,7 +43,10 @@ impl Shared {
         self.queue.lock().full_until = None;
         loop {
             let mut queue = self.queue.lock();
-            let Some(chore) = queue.next_chore().filter(|_| !queue.failed) else { return };
+            if queue.failed || queue.full_until.is_some() {
+                return;
+            }
+            let Some(chore) = queue.next_chore() else { return };
             drop(queue);
             self.do_chore(chore);
         }
@@ -128,6 +131,8 @@ impl Shared {
                 let mut queue = self.queue.lock();
                 queue.full_until = Some(Instant::now() + self.options.retry);
                 self.refresh_full(&queue);
+                // The log thread may be about to stop, and not wait for this spare.
+                self.work.notify_one();
                 Ok(())
             }
             Err(error) => Err(error),

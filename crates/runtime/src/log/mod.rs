@@ -51,7 +51,8 @@ const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
 /// Buffers above this size aren't kept for the next commit, in bytes.
 const KEPT_BUFFER_BYTES: usize = 8 << 20;
 
-/// The owner's side of the log. Dropping it writes what was committed, with a mark, and ends the threads.
+/// The owner's side of the log. Dropping it ends the threads, which first write what was committed, and a mark, unless
+/// the disk is full.
 pub struct Log {
     shared: Arc<Shared>,
     /// Appended since the last commit.
@@ -110,7 +111,7 @@ impl Log {
         let Found { recovery, predecessor, first_live, segments, files, dead, spares } = found;
 
         let length = files.last().map_or(0, |(_, length)| *length);
-        let writer = Writer::new(dir.to_owned(), options.owner, predecessor, length);
+        let writer = Writer::new(dir.to_owned(), options.owner, predecessor, length, first_live);
         let all_files = files.iter().chain(&dead).chain(&spares);
         let disk_bytes = all_files.map(|(_, length)| length).sum();
         // A spare that an earlier life left is most likely good; else a small segment is made more quickly.
@@ -146,12 +147,14 @@ impl Log {
         if !self.shared.options.threads {
             return Ok(());
         }
-        let threads: [(&str, fn(&Shared)); 2] = [("log", Shared::run_log), ("log-files", Shared::run_chores)];
-        for (name, run) in threads {
-            let shared = Arc::clone(&self.shared);
-            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&shared));
-            self.threads.push(thread.map_err(LogError::Thread)?);
-        }
+        self.start("log", Shared::run_log)?;
+        self.start("log-files", Shared::run_chores)
+    }
+
+    fn start(&mut self, name: &str, run: fn(&Shared)) -> Result<(), LogError> {
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&shared));
+        self.threads.push(thread.map_err(LogError::Thread)?);
         Ok(())
     }
 
@@ -190,7 +193,8 @@ impl Log {
     }
 
     /// Hands everything appended since the last commit to the log thread, as one unit. Returns the frame whose
-    /// durability covers every record appended so far but the lazy ones; it is durable already if there were no others.
+    /// durability covers every record appended so far but the lazy ones; it is durable already if there were no others,
+    /// and never will be after a failure.
     ///
     /// `states` gives the State records of all replicas of the node as they stand after what was appended. It is called
     /// where a segment begins, and its records go into the same frame.
@@ -373,10 +377,12 @@ impl Drop for Log {
     fn drop(&mut self) {
         self.shared.queue.lock().stop = true;
         self.shared.work.notify_all();
-        self.shared.chores.notify_all();
         for thread in self.threads.drain(..) {
             // A panic of the thread has been reported where it happened.
             let _ = thread.join();
+            // The log thread is the first, and needs the other until it has ended.
+            self.shared.queue.lock().stop_chores = true;
+            self.shared.chores.notify_all();
         }
     }
 }

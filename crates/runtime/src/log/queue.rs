@@ -99,7 +99,9 @@ pub(super) struct Queue {
     pub(super) mark_wanted: bool,
     /// The log thread sleeps without an end.
     pub(super) asleep: bool,
+    /// The log thread ends when it has written what waits; then the background thread does.
     pub(super) stop: bool,
+    pub(super) stop_chores: bool,
     /// A write failed: nothing becomes durable any more.
     pub(super) failed: bool,
 }
@@ -146,6 +148,7 @@ impl Queue {
             mark_wanted: false,
             asleep: false,
             stop: false,
+            stop_chores: false,
             failed: false,
         }
     }
@@ -218,6 +221,12 @@ impl Queue {
         let spare = if frame.rolls { self.spares.pop_front() } else { None };
         self.files.extend(spare.iter().map(|spare| (spare.number, spare.length)));
         self.writer.take().map(|writer| Job { writer, frame, kind, spare })
+    }
+
+    /// Whether a frame waits that can be written soon: all but a full disk is.
+    pub(super) fn has_hope(&self) -> bool {
+        let is_full = self.full_until.is_some() || self.stalled_until.is_some();
+        (self.open.urgent || !self.sealed.is_empty()) && !is_full
     }
 
     /// A mark needs a segment of this life, which begins with State records.

@@ -63,7 +63,7 @@ pub(super) fn recover(
         fs,
         dir,
         on_record,
-        recovery: Recovery { is_new: live.is_empty(), segments: live.len(), ..Recovery::default() },
+        recovery: Recovery { is_new: live.is_empty(), ..Recovery::default() },
         segments: Segments::default(),
         first_live,
         buffer: Vec::new(),
@@ -79,15 +79,16 @@ pub(super) fn recover(
             scan.recovery.torn_tail = Some(TornTail { segment, offset: end.offset, frame });
         }
     }
-    let Scan { mut recovery, segments, first_live, .. } = scan;
+    let Scan { mut recovery, mut segments, first_live, .. } = scan;
     if let Some((oldest, _)) = live.first().filter(|(oldest, _)| oldest.number > first_live) {
         return Err(corrupt(oldest.number - 1, 0, Reason::Missing));
     }
+    // The last frames may let go of more than the newest header does.
+    segments.drop_below(first_live);
+    let all = dead.iter().chain(&live).map(|(file, _)| (file.number, file.length));
+    let (dead, files): (Vec<_>, Vec<_>) = all.partition(|(number, _)| *number < first_live);
+    recovery.segments = files.len();
     recovery.last_frame = FrameNo(predecessor.last_frame);
-    let sizes = |files: &[(SegmentFile, SegmentHeader)]| -> Vec<(u64, u64)> {
-        files.iter().map(|(file, _)| (file.number, file.length)).collect()
-    };
-    let (files, dead) = (sizes(&live), sizes(&dead));
     Ok(Found { recovery, predecessor, first_live, segments, files, dead, spares })
 }
 

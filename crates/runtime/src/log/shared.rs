@@ -24,6 +24,9 @@ use super::writer::WriteError;
 /// A segment that was left is cut to its frames if this part of a segment, or more, is unused.
 const WASTE_PART: u64 = 8;
 
+/// The frame that covers what is committed after a failure.
+const NEVER: u64 = u64::MAX;
+
 /// The part of a log that its owner and its threads share.
 pub(super) struct Shared {
     pub(super) fs: Arc<dyn Fs>,
@@ -77,7 +80,7 @@ impl Shared {
                 });
                 continue;
             }
-            if queue.stop {
+            if queue.stop && !queue.has_hope() {
                 return;
             }
             // What is due and can't be done now (another thread writes, no spare) is announced by a notification.
@@ -105,7 +108,7 @@ impl Shared {
         let rolled = match job.spare.take() {
             Some(spare) => {
                 let salt = self.salt(spare.number);
-                job.writer.roll(spare, salt, job.frame.first_live)
+                job.writer.roll(spare, salt)
             }
             None => Ok(()),
         };
@@ -186,6 +189,7 @@ impl Shared {
     pub(super) fn fail(&self, error: FatalError) -> Performed {
         let mut queue = self.queue.lock();
         let is_first = !std::mem::replace(&mut queue.failed, true);
+        queue.covered = NEVER;
         self.work.notify_all();
         self.chores.notify_all();
         drop(queue);

@@ -71,6 +71,11 @@ impl Segments {
         segment.highest.iter().all(|(key, highest)| self.released.get(key).is_some_and(|end| highest < end))
     }
 
+    /// Forgets the segments below `first_live`.
+    pub(super) fn drop_below(&mut self, first_live: u64) {
+        self.live.retain(|segment| segment.number >= first_live);
+    }
+
     /// Who needs the oldest segment, if there are more than `newest`.
     pub(super) fn pinned(&self, newest: usize) -> Option<Vec<Key>> {
         let oldest = self.live.front().filter(|_| self.live.len() > newest.max(1))?;

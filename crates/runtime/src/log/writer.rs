@@ -23,6 +23,9 @@ pub(super) struct Writer {
     /// Its file, if it was begun in this life.
     file: Option<Box<dyn FsFile>>,
     length: u64,
+    /// What the last durable frame said. Only that may stand in the next header, which is durable before the State
+    /// records that make older segments superfluous.
+    first_live: u64,
 }
 
 /// Why a frame wasn't written.
@@ -34,8 +37,8 @@ pub(super) enum WriteError {
 }
 
 impl Writer {
-    pub(super) fn new(dir: PathBuf, owner: u64, newest: Predecessor, length: u64) -> Writer {
-        Writer { dir, owner, newest, file: None, length }
+    pub(super) fn new(dir: PathBuf, owner: u64, newest: Predecessor, length: u64, first_live: u64) -> Writer {
+        Writer { dir, owner, newest, file: None, length, first_live }
     }
 
     pub(super) fn last_frame(&self) -> u64 {
@@ -57,9 +60,10 @@ impl Writer {
     }
 
     /// Begins the next segment.
-    pub(super) fn roll(&mut self, spare: Spare, salt: u64, first_live: u64) -> Result<(), WriteError> {
+    pub(super) fn roll(&mut self, spare: Spare, salt: u64) -> Result<(), WriteError> {
         assert_eq!(spare.number, self.newest.number + 1, "P6: segments follow each other");
         let (number, owner, predecessor) = (spare.number, self.owner, self.newest);
+        let first_live = self.first_live;
         let header = SegmentHeader { number, salt, owner, predecessor, first_live };
         self.newest = Predecessor { number, end: SEGMENT_HEADER_BYTES as u64, salt, ..predecessor };
         self.length = spare.length;
@@ -91,6 +95,7 @@ impl Writer {
         }
         self.newest.end = end;
         self.newest.last_frame = frame.number;
+        self.first_live = frame.first_live;
         Ok(())
     }
 }

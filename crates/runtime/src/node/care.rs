@@ -40,7 +40,7 @@ impl<S: StateMachine> Node<S> {
                     self.hosted[index].written_chosen_end = *end;
                 }
             }
-            Write::Promised(_) => {}
+            Write::Promised(_) | Write::Installed(_) => {}
         }
     }
 

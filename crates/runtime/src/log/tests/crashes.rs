@@ -38,6 +38,7 @@ impl Owner {
             self.append(&mut log, rng);
             let promised = self.promised;
             let states = || vec![state(&promised.to_string())];
+            self.commit_ends.insert(self.appended);
             let frame = if rng.random_bool(0.6) {
                 match log.commit_inline(states) {
                     Committed::Durable(frame) | Committed::Queued(frame) => frame,
@@ -46,7 +47,6 @@ impl Owner {
             } else {
                 log.commit(states)
             };
-            self.commit_ends.insert(self.appended);
             waiting.push((frame, self.appended, self.promised));
             if rng.random_bool(0.3) {
                 log.work();
@@ -56,7 +56,7 @@ impl Owner {
             }
             self.learn(&log, &mut waiting);
             if rng.random_bool(0.1) {
-                self.released = self.acknowledged.saturating_sub(rng.random_range(0..10));
+                self.released = self.released.max(self.acknowledged.saturating_sub(rng.random_range(0..10)));
                 log.release(GROUP, LIFE, Slot(self.released));
             }
         }

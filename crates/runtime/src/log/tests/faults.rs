@@ -32,7 +32,7 @@ fn a_failed_sync_is_fatal_wherever_it_comes() {
         log.append(vote(99, 1).as_record(), false);
         assert_eq!(log.commit_inline(states), Committed::Failed);
         log.append(vote(99, 1).as_record(), false);
-        log.commit(states);
+        assert!(log.commit(states) > durable, "it never covers what comes later");
         assert!(!log.work() && !log.mark());
         assert_eq!(log.durable(), durable);
         let fs = fs.crash(Loss::Random);
@@ -57,10 +57,8 @@ fn a_full_disk_is_reported_while_spares_are_left_and_ends_by_itself() {
         put(&mut log, &state(&round.to_string()));
     }
     assert!(log.disk_full());
-    let room = fs.used_bytes();
     log.release(GROUP, LIFE, Slot(slot + 1));
     assert!(log.mark());
-    assert!(fs.used_bytes() <= room);
     put(&mut log, &state("more"));
     assert!(!log.disk_full(), "the segments that went made room for a spare");
 }
