@@ -109,7 +109,7 @@ impl Genesis {
         Ok(Genesis { version: GENESIS_VERSION, limits, owners })
     }
 
-    /// A cluster whose shards are dealt out to `groups` in turn.
+    /// A cluster in which each of `groups` serves an equal, contiguous part of the shards, in their order.
     ///
     /// # Errors
     /// As [`Genesis::new`]; also if there is no group.
@@ -117,7 +117,8 @@ impl Genesis {
         if groups.is_empty() {
             return Err(GenesisError::Limits("a cluster has at least one group"));
         }
-        Genesis::new(limits, groups.iter().copied().cycle().take(usize::from(shards)).collect())
+        let owner = |shard: usize| groups[shard * groups.len() / usize::from(shards)];
+        Genesis::new(limits, (0..usize::from(shards)).map(owner).collect())
     }
 
     /// The bytes that stand in slot 0 and in a node's options.
@@ -180,7 +181,18 @@ mod tests {
     fn a_genesis_survives_its_encoding() {
         let genesis = Genesis::spread(Limits::default(), 256, &[GroupId(1), GroupId(2)]).unwrap();
         assert_eq!(Genesis::decode(&genesis.encode()), Ok(genesis.clone()));
-        assert_eq!(genesis.owners().iter().filter(|g| **g == GroupId(1)).count(), 128);
+        assert_eq!((genesis.owners()[127], genesis.owners()[128]), (GroupId(1), GroupId(2)));
+    }
+
+    #[test]
+    fn parts_differ_by_at_most_one() {
+        let groups: Vec<GroupId> = (1..=7).map(GroupId).collect();
+        let genesis = Genesis::spread(Limits::default(), 100, &groups).unwrap();
+        assert!(genesis.owners().is_sorted());
+        for group in groups {
+            assert!((14..=15).contains(&genesis.owners().iter().filter(|g| **g == group).count()));
+            assert!(genesis.store(group).shards().all(|s| genesis.owners()[usize::from(s.0)] == group));
+        }
     }
 
     #[test]

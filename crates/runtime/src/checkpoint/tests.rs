@@ -1,3 +1,5 @@
+//! Checkpoints come back as they were written, wherever the writing stopped, and damage has a name (P6).
+
 use std::fs;
 use std::io::{self, ErrorKind};
 
