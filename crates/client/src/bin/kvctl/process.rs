@@ -27,11 +27,12 @@ pub(crate) enum State {
 /// The state of process `pid`, which must be a `kvserver` that was started with this configuration file.
 pub(crate) fn state(pid: u32, config: &Path) -> State {
     let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    if !is_server_of(&arguments, config) {
-        return State::Gone;
-    }
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    state_in(&stat)
+    // For a moment after its start a process has its name already, but no arguments yet.
+    if is_server_of(&arguments, config) || arguments.is_empty() && name_in(&stat) == "kvserver" {
+        return state_in(&stat);
+    }
+    State::Gone
 }
 
 /// Whether these arguments, each ended by NUL, are those of a `kvserver` with this configuration.
@@ -42,7 +43,12 @@ fn is_server_of(arguments: &[u8], config: &Path) -> bool {
     name == b"kvserver" && arguments.any(|argument| argument == config.as_os_str().as_encoded_bytes())
 }
 
-/// The state in a line of `/proc/<pid>/stat`: the letter after the name, which may itself hold parentheses.
+/// The name in a line of `/proc/<pid>/stat`; it may itself hold parentheses.
+fn name_in(stat: &str) -> &str {
+    stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')).map_or("", |(name, _)| name)
+}
+
+/// The state in a line of `/proc/<pid>/stat`: the letter after the name.
 fn state_in(stat: &str) -> State {
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest.trim_start());
     match after_name.chars().next() {
@@ -108,6 +114,8 @@ mod tests {
         assert_eq!(state_in("12 (a) T b) T 1 12"), State::Paused);
         assert_eq!(state_in("12 (kvserver) Z 1 12"), State::Gone);
         assert_eq!(state_in(""), State::Gone);
+        assert_eq!(name_in("12 (a) T b) T 1 12"), "a) T b");
+        assert_eq!(name_in(""), "");
     }
 
     #[tokio::test]
