@@ -5,16 +5,16 @@
 //! all come up. Faults are set ahead of time: the nth sync fails, the power goes at the nth operation, the disk fills,
 //! a bit flips, syncs stall. The same seed and calls give the same disk. Clones share one disk; [`SimFs::fork`] copies it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
 
-use super::{Fs, FsFile, FsLock, SECTOR_BYTES};
+mod disk;
+
+use self::disk::{Disk, FileData, power_off};
+use super::{Fs, FsFile, FsLock};
 
 /// The simulated disk, as seen by one life of a machine: after [`SimFs::crash`] it only fails, and the next life goes on
 /// with what that returned.
@@ -40,38 +40,6 @@ pub enum Loss {
     Nothing,
 }
 
-#[derive(Clone)]
-struct Disk {
-    rng: SmallRng,
-    files: BTreeMap<u64, FileData>,
-    next_file: u64,
-    names: BTreeMap<PathBuf, u64>,
-    durable_names: BTreeMap<PathBuf, u64>,
-    /// Changes of names since the last sync of their directory, each applied wholly or not at all.
-    pending_names: Vec<Vec<(PathBuf, Option<u64>)>>,
-    locks: BTreeSet<PathBuf>,
-    /// Handles of an earlier life are dead.
-    life: u64,
-    operations: u64,
-    syncs: u64,
-    power_off_at: Option<u64>,
-    off: bool,
-    sync_fails_at: Option<u64>,
-    capacity_bytes: Option<u64>,
-    syncs_held: bool,
-    syncs_blocked: usize,
-}
-
-#[derive(Clone, Default)]
-struct FileData {
-    bytes: Vec<u8>,
-    durable: Vec<u8>,
-    /// Sectors that may differ from `durable`.
-    dirty: BTreeSet<usize>,
-    /// Whether the file was cut since the last sync.
-    cut: bool,
-}
-
 struct SimFile {
     shared: Arc<Shared>,
     file: u64,
@@ -87,24 +55,7 @@ struct SimLock {
 impl SimFs {
     /// An empty disk. Equal seeds and calls give equal disks.
     pub fn new(seed: u64) -> SimFs {
-        SimFs::from_disk(Disk {
-            rng: SmallRng::seed_from_u64(seed),
-            files: BTreeMap::new(),
-            next_file: 0,
-            names: BTreeMap::new(),
-            durable_names: BTreeMap::new(),
-            pending_names: Vec::new(),
-            locks: BTreeSet::new(),
-            life: 0,
-            operations: 0,
-            syncs: 0,
-            power_off_at: None,
-            off: false,
-            sync_fails_at: None,
-            capacity_bytes: None,
-            syncs_held: false,
-            syncs_blocked: 0,
-        })
+        SimFs::from_disk(Disk::new(seed))
     }
 
     fn from_disk(disk: Disk) -> SimFs {
@@ -117,11 +68,7 @@ impl SimFs {
     #[must_use]
     pub fn fork(&self, seed: u64) -> SimFs {
         let mut disk = self.shared.disk.lock().clone();
-        disk.rng = SmallRng::seed_from_u64(seed);
-        disk.life += 1;
-        disk.locks.clear();
-        disk.syncs_held = false;
-        disk.syncs_blocked = 0;
+        disk.fork(seed);
         SimFs::from_disk(disk)
     }
 
@@ -243,157 +190,6 @@ impl SimFs {
 
     fn handle(&self, file: u64) -> Box<dyn FsFile> {
         Box::new(SimFile { shared: Arc::clone(&self.shared), file, life: self.life })
-    }
-}
-
-fn power_off() -> io::Error {
-    io::Error::other("the power is off")
-}
-
-impl Disk {
-    /// Counts an operation of a handle of `life`; true if the power goes in the middle of it.
-    fn begin(&mut self, life: u64) -> io::Result<bool> {
-        if self.off || life != self.life {
-            return Err(power_off());
-        }
-        self.operations += 1;
-        self.off = self.power_off_at == Some(self.operations);
-        Ok(self.off)
-    }
-
-    fn used_bytes(&self) -> u64 {
-        self.names.values().map(|id| self.files[id].bytes.len() as u64).sum()
-    }
-
-    /// Refuses growth beyond the capacity.
-    fn grow(&mut self, file: u64, length: usize) -> io::Result<()> {
-        let growth = length.saturating_sub(self.files[&file].bytes.len());
-        let has_room = self.capacity_bytes.is_none_or(|bytes| self.used_bytes() + growth as u64 <= bytes);
-        if growth > 0 && !has_room {
-            return Err(ErrorKind::StorageFull.into());
-        }
-        let file = self.files.entry(file).or_default();
-        let old = file.bytes.len();
-        if length > old {
-            file.bytes.resize(length, 0);
-            file.touch(old, length);
-        }
-        Ok(())
-    }
-
-    fn add_file(&mut self, bytes: Vec<u8>) -> u64 {
-        let id = self.next_file;
-        self.next_file += 1;
-        self.files.insert(id, FileData { durable: bytes.clone(), bytes, ..FileData::default() });
-        id
-    }
-
-    fn set_name(&mut self, path: &Path, id: Option<u64>) {
-        self.set_names(vec![(path.to_owned(), id)]);
-    }
-
-    fn set_names(&mut self, changes: Vec<(PathBuf, Option<u64>)>) {
-        for change in &changes {
-            apply_name(&mut self.names, change);
-        }
-        self.pending_names.push(changes);
-    }
-
-    fn sync_names(&mut self, dir: &Path) {
-        let (synced, pending) = std::mem::take(&mut self.pending_names)
-            .into_iter()
-            .partition(|changes: &Vec<_>| changes.iter().any(|(path, _)| path.parent() == Some(dir)));
-        self.pending_names = pending;
-        for changes in synced {
-            for change in &changes {
-                apply_name(&mut self.durable_names, change);
-            }
-        }
-        self.forget_lost_files();
-    }
-
-    fn forget_lost_files(&mut self) {
-        let pending = self.pending_names.iter().flatten().filter_map(|(_, id)| *id);
-        let live: BTreeSet<u64> =
-            self.names.values().chain(self.durable_names.values()).copied().chain(pending).collect();
-        self.files.retain(|id, _| live.contains(id));
-    }
-
-    fn crash(&mut self, loss: Loss) {
-        if loss != Loss::Nothing {
-            self.lose(loss);
-        }
-        self.locks.clear();
-        self.life += 1;
-        self.off = false;
-        self.power_off_at = None;
-        self.sync_fails_at = None;
-        self.syncs_held = false;
-    }
-
-    fn lose(&mut self, loss: Loss) {
-        let Disk { rng, files, durable_names, pending_names, .. } = self;
-        let survival = match loss {
-            Loss::Nothing => 1.0,
-            Loss::All => 0.0,
-            // Extremes are likely: all but one sector, or one alone, is what breaks recoveries.
-            Loss::Random => *[0.02, 0.1, 0.5, 0.9, 0.98].get(rng.random_range(0..5)).unwrap_or(&0.5),
-        };
-        for changes in pending_names.drain(..) {
-            if rng.random_bool(survival) {
-                for change in &changes {
-                    apply_name(durable_names, change);
-                }
-            }
-        }
-        for file in files.values_mut() {
-            file.crash(rng, survival);
-        }
-        self.names = self.durable_names.clone();
-        self.forget_lost_files();
-    }
-}
-
-fn apply_name(names: &mut BTreeMap<PathBuf, u64>, (path, id): &(PathBuf, Option<u64>)) {
-    match id {
-        Some(id) => names.insert(path.clone(), *id),
-        None => names.remove(path),
-    };
-}
-
-impl FileData {
-    fn touch(&mut self, start: usize, end: usize) {
-        if start < end {
-            self.dirty.extend(start / SECTOR_BYTES..=(end - 1) / SECTOR_BYTES);
-        }
-    }
-
-    fn sync(&mut self) {
-        self.durable.resize(self.bytes.len(), 0);
-        for sector in std::mem::take(&mut self.dirty) {
-            let start = (sector * SECTOR_BYTES).min(self.bytes.len());
-            let end = (start + SECTOR_BYTES).min(self.bytes.len());
-            self.durable[start..end].copy_from_slice(&self.bytes[start..end]);
-        }
-        self.cut = false;
-    }
-
-    fn crash(&mut self, rng: &mut SmallRng, survival: f64) {
-        let mut kept = std::mem::take(&mut self.durable);
-        let resized = self.bytes.len() != kept.len() || self.cut;
-        if resized && rng.random_bool(survival) {
-            kept.resize(self.bytes.len(), 0);
-        }
-        for sector in std::mem::take(&mut self.dirty) {
-            let start = sector * SECTOR_BYTES;
-            let end = (start + SECTOR_BYTES).min(kept.len()).min(self.bytes.len());
-            if start < end && rng.random_bool(survival) {
-                kept[start..end].copy_from_slice(&self.bytes[start..end]);
-            }
-        }
-        self.bytes.clone_from(&kept);
-        self.durable = kept;
-        self.cut = false;
     }
 }
 

@@ -131,6 +131,7 @@ impl Log {
             queue: Mutex::new(queue),
             work: Condvar::new(),
             chores: Condvar::new(),
+            published: Condvar::new(),
             durable: AtomicU64::new(predecessor.last_frame),
             unsynced_bytes: AtomicU64::new(0),
             disk_bytes: AtomicU64::new(disk_bytes),
@@ -224,6 +225,22 @@ impl Log {
         }
         self.shared.work.notify_one();
         Committed::Queued(covered)
+    }
+
+    /// [`Log::commit`], then waits until what it covers is durable, whoever writes it and however long that takes: for the few
+    /// things that nothing may follow before they are durable. Never [`Committed::Queued`] where the log has threads.
+    pub fn commit_and_wait(&mut self, states: impl FnOnce() -> Vec<RecordBuf>) -> Committed {
+        let outcome = self.commit_inline(states);
+        let Committed::Queued(covered) = outcome else { return outcome };
+        let mut queue = self.shared.queue.lock();
+        while self.shared.options.threads && covered > self.durable() && !queue.failed {
+            self.shared.published.wait(&mut queue);
+        }
+        match covered <= self.durable() {
+            true => Committed::Durable(covered),
+            false if queue.failed => Committed::Failed,
+            false => outcome,
+        }
     }
 
     /// Writes the next frame on the calling thread, if there is one that something waits for, and does the work on files

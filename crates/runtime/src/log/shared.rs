@@ -38,6 +38,8 @@ pub(super) struct Shared {
     pub(super) work: Condvar,
     /// Wakes the background thread.
     pub(super) chores: Condvar,
+    /// Wakes an owner that waits for the disk.
+    pub(super) published: Condvar,
     /// The last durable frame.
     pub(super) durable: AtomicU64,
     pub(super) unsynced_bytes: AtomicU64,
@@ -135,6 +137,7 @@ impl Shared {
         let previous = self.durable.swap(frame.number, Ordering::Release);
         assert_eq!(previous + 1, frame.number, "P0: frames become durable in order");
         self.unsynced_bytes.fetch_sub(before.payload_bytes, Ordering::Relaxed);
+        self.published.notify_all();
         queue.unmarked_since = (kind == Kind::Data).then(Instant::now);
         queue.stalled_until = None;
 
@@ -192,6 +195,7 @@ impl Shared {
         queue.covered = NEVER;
         self.work.notify_all();
         self.chores.notify_all();
+        self.published.notify_all();
         drop(queue);
         if is_first {
             (self.hooks.on_fatal)(error);

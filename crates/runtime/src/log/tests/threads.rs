@@ -76,6 +76,24 @@ fn what_comes_during_a_sync_becomes_one_frame_and_counts_as_unsynced() {
 }
 
 #[test]
+fn a_commit_that_waits_returns_when_it_is_durable_whoever_writes_it() {
+    let fs = SimFs::new(7);
+    let (mut log, _woken, fatal) = open_threaded(&fs, Duration::from_millis(1));
+    for slot in 0..100 {
+        log.append(vote(slot, 700).as_record(), false);
+        if slot % 2 == 0 {
+            log.commit(states);
+        }
+        let Committed::Durable(frame) = log.commit_and_wait(states) else { panic!("not durable") };
+        assert!(log.durable() >= frame);
+    }
+    fs.fail_sync(1);
+    log.append(vote(100, 700).as_record(), false);
+    assert_eq!(log.commit_and_wait(states), Committed::Failed);
+    assert_eq!(fatal.lock().len(), 1);
+}
+
+#[test]
 fn an_idle_log_writes_one_mark() {
     let fs = SimFs::new(7);
     let (mut log, woken, _) = open_threaded(&fs, Duration::from_millis(2));
@@ -103,7 +121,10 @@ fn inline_commits_and_the_log_thread_keep_one_order() {
     for slot in 0..600 {
         log.append(vote(slot, 100).as_record(), false);
         if slot % 5 == 0 {
-            log.commit(states);
+            let frame = log.commit(states);
+            if slot % 20 == 0 {
+                wait_durable(&log, &woken, frame);
+            }
         } else if let Committed::Durable(frame) = log.commit_inline(states) {
             assert!(log.durable() >= frame);
             inline += 1;
