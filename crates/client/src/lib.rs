@@ -1,4 +1,48 @@
-//! The client library of Synod.
+//! The client library of Synod: linearizable operations on a sharded store, each exactly once.
+//!
+//! ```no_run
+//! use client::{Client, ClientOptions, Consistency, ScanOptions};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), client::Error> {
+//!     let endpoints = vec!["127.0.0.1:7001".to_string()];
+//!     let client = Client::connect(ClientOptions { endpoints, ..ClientOptions::default() }).await?;
+//!
+//!     client.put(b"fruit/apple", b"red").await?;
+//!     client.append(b"fruit/apple", b" or green").await?;
+//!     println!("{} sold", client.incr(b"sold", 3).await?.value);
+//!     let apple = client.get(b"fruit/apple", Consistency::Lease).await?;
+//!     assert_eq!(apple.map(|found| found.value), Some(b"red or green".to_vec()));
+//!
+//!     let mut scan = client.scan(b"fruit/", ScanOptions::default());
+//!     while let Some(pairs) = scan.next_page().await? {
+//!         pairs.iter().for_each(|pair| println!("{}", String::from_utf8_lossy(&pair.key)));
+//!     }
+//!     client.close().await;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What happens to a call
+//!
+//! All callers of a [`Client`] and its clones share one long-lived stream a node. Calls that are made at the same time
+//! travel in one frame, so the more callers there are, the less each costs. A call goes to the leader of the group that serves its key; what
+//! isn't answered is repeated, bit for bit, until [`ClientOptions::timeout`]: after a redirect or a broken stream at once, after a
+//! refusal with a growing random delay, after half a second without a word from the node to whoever leads then. While
+//! a group elects, its calls wait in line and small probes ask the members who leads.
+//!
+//! # Exactly once
+//!
+//! A client is a session. Each write carries the session's id and a sequence, and its shard remembers the reply until
+//! the session says that it has seen it, so a repeated write is answered, not executed again. Every [`Error`] says in
+//! [`Error::outcome`] whether the write took effect, judged over all its tries: [`Outcome::NotExecuted`] only if each
+//! of them was refused. Dropping the future of a write gives the write up; it may take effect until the session has
+//! written to the same shard again.
+//!
+//! # What isn't here
+//!
+//! Transactions over several keys, and snapshots: a [`Scan`] is atomic only page by page and shard by shard.
+
 mod admin;
 mod backoff;
 mod call;

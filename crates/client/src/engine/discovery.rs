@@ -142,7 +142,6 @@ impl Engine {
     /// A node answered a probe.
     pub(super) fn probe_answered(&mut self, group: GroupIndex, link: LinkId, verdict: Verdict, now: Instant) {
         let from = &mut self.links[link.0];
-        from.open = from.open.saturating_sub(1);
         from.probes.retain(|(of, _)| *of != group);
         let Some(node) = from.node else { return };
         match verdict {

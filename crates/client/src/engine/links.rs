@@ -51,7 +51,7 @@ pub(super) struct Link {
     pub(super) writer: Option<Waker>,
     yielded: bool,
     outbox: VecDeque<Item>,
-    /// Sent and unanswered.
+    /// Tries that are sent and unanswered; probes aren't counted, since nobody waits for one of them.
     pub(super) open: usize,
     /// Since when it owes an answer without saying anything.
     pub(super) quiet_since: Instant,
@@ -284,7 +284,6 @@ impl Engine {
             bytes += body_bytes(&call);
             calls.push(call);
         }
-        self.links[id.0].open += calls.len();
         Taken::Frame(v1::ClientFrame { calls })
     }
 
@@ -298,6 +297,7 @@ impl Engine {
             return None;
         }
         call.phase = Phase::Sent(link, now);
+        self.links[link.0].open += 1;
         let body = call.body.clone();
         let (consistency, kind) = match call.kind {
             Kind::Write => (v1::Consistency::Linearizable, v1::call::Kind::Write(body)),

@@ -1,0 +1,413 @@
+//! A cluster that isn't one: real sockets and streams, the real state machine, but one copy of it, and a script where
+//! consensus would be. Each node has a runtime of its own, so that killing it breaks its connections as a crash does.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use client::{Client, ClientOptions};
+use kvserver::command::{Reply, Request as Write, ShardId, shard_of};
+use kvserver::genesis::{Genesis, Limits};
+use kvserver::query::Query;
+use kvserver::store::Store;
+use parking_lot::Mutex;
+use paxos::codec;
+use paxos::ids::{GroupId, LogTime, Sequence, Slot};
+use paxos::rsm::batch::BatchBuilder;
+use paxos::rsm::state_machine::StateMachine;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use wire::v1;
+use wire::v1::client_server::{Client as Service, ClientServer};
+
+pub(crate) const SHARDS: u16 = 8;
+
+/// What a node does with the next write that it is sent, whoever leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// What it should.
+    Serve,
+    /// Swallows it.
+    Lose,
+    /// Executes it and says nothing.
+    ExecuteOnly,
+    /// Executes it, and the stream breaks.
+    ExecuteAndBreak,
+    /// Executes it and answers twice.
+    AnswerTwice,
+    /// Executes it and answers later.
+    AnswerAfter(Duration),
+    /// Refuses it.
+    Refuse(v1::Code),
+    /// Refuses it, though it may have run.
+    RefuseUnknown(v1::Code),
+}
+
+/// A write as a node saw it.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) node: u32,
+    pub(crate) request: Write,
+    pub(crate) bytes: Bytes,
+}
+
+/// What all nodes share.
+pub(crate) struct World {
+    stores: Mutex<BTreeMap<u32, Store>>,
+    pub(crate) leaders: Mutex<BTreeMap<u32, u32>>,
+    pub(crate) owners: Mutex<Vec<u32>>,
+    pub(crate) version: AtomicU64,
+    pub(crate) seen: Mutex<Vec<Seen>>,
+    scripts: Mutex<BTreeMap<u32, VecDeque<Act>>>,
+    /// What a node believes of the leader, where it differs from the truth.
+    pub(crate) hints: Mutex<BTreeMap<u32, u32>>,
+    pub(crate) log_time: AtomicU64,
+    addresses: Vec<SocketAddr>,
+    slot: AtomicU64,
+    pub(crate) frames: AtomicUsize,
+    pub(crate) streams: AtomicUsize,
+    pub(crate) stale_reads: AtomicUsize,
+}
+
+pub(crate) struct Fake {
+    pub(crate) world: Arc<World>,
+    nodes: Vec<Node>,
+}
+
+struct Node {
+    runtime: Option<Runtime>,
+    paused: watch::Sender<bool>,
+}
+
+impl Fake {
+    /// Three nodes and these groups, the first node leading all of them.
+    pub(crate) fn start(groups: u32) -> Fake {
+        let listeners: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let ids: Vec<GroupId> = (1..=groups).map(GroupId).collect();
+        let genesis = Genesis::spread(Limits::default(), SHARDS, &ids).unwrap();
+        let world = Arc::new(World {
+            stores: Mutex::new(ids.iter().map(|g| (g.0, genesis.store(*g))).collect()),
+            leaders: Mutex::new(ids.iter().map(|g| (g.0, 1)).collect()),
+            owners: Mutex::new(genesis.owners().iter().map(|g| g.0).collect()),
+            version: AtomicU64::new(1),
+            seen: Mutex::default(),
+            scripts: Mutex::default(),
+            hints: Mutex::default(),
+            log_time: AtomicU64::new(1),
+            addresses: listeners.iter().map(|l| l.local_addr().unwrap()).collect(),
+            slot: AtomicU64::new(1),
+            frames: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
+            stale_reads: AtomicUsize::new(0),
+        });
+        let nodes = (1..).zip(listeners).map(|(id, listener)| Node::start(id, listener, &world)).collect();
+        Fake { world, nodes }
+    }
+
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        self.world.addresses.iter().map(ToString::to_string).collect()
+    }
+
+    pub(crate) fn options(&self) -> ClientOptions {
+        ClientOptions { endpoints: self.endpoints(), ..ClientOptions::default() }
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        Client::connect(self.options()).await.unwrap()
+    }
+
+    /// Elects a node in all groups; 0 for none.
+    pub(crate) fn elect(&self, node: u32) {
+        self.world.leaders.lock().values_mut().for_each(|leader| *leader = node);
+    }
+
+    /// What a node does with the next writes.
+    pub(crate) fn script(&self, node: u32, acts: &[Act]) {
+        self.world.scripts.lock().entry(node).or_default().extend(acts);
+    }
+
+    /// As kill -9.
+    pub(crate) fn kill(&mut self, node: u32) {
+        if let Some(runtime) = self.nodes[node as usize - 1].runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    pub(crate) fn restart(&mut self, node: u32) {
+        let listener = TcpListener::bind(self.world.addresses[node as usize - 1]).unwrap();
+        self.nodes[node as usize - 1] = Node::start(node, listener, &self.world);
+    }
+
+    /// As SIGSTOP: connections stay, nothing is said.
+    pub(crate) fn pause(&self, node: u32) {
+        self.nodes[node as usize - 1].paused.send_replace(true);
+    }
+
+    pub(crate) fn resume(&self, node: u32) {
+        self.nodes[node as usize - 1].paused.send_replace(false);
+    }
+
+    /// The writes that any node saw, acknowledgements left out.
+    pub(crate) fn writes(&self) -> Vec<Seen> {
+        let seen = self.world.seen.lock();
+        seen.iter().filter(|s| s.request.op.key().is_some()).cloned().collect()
+    }
+
+    /// Some shard goes to another group, with everything in it.
+    pub(crate) fn give(&self, shard: u16, to: u32) {
+        // The copies of a group are one store here, so the destination simply gets the whole state.
+        let from = std::mem::replace(&mut self.world.owners.lock()[usize::from(shard)], to);
+        let mut stores = self.world.stores.lock();
+        let state = stores[&from].clone();
+        stores.insert(to, state);
+        self.world.version.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            node.runtime.take().into_iter().for_each(Runtime::shutdown_background);
+        }
+    }
+}
+
+impl Node {
+    fn start(id: u32, listener: TcpListener, world: &Arc<World>) -> Node {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (paused, watching) = watch::channel(false);
+        let service = NodeService { id, world: world.clone(), paused: watching };
+        listener.set_nonblocking(true).unwrap();
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+            let service = ClientServer::new(service)
+                .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
+            tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await
+        });
+        Node { runtime: Some(runtime), paused }
+    }
+}
+
+struct NodeService {
+    id: u32,
+    world: Arc<World>,
+    paused: watch::Receiver<bool>,
+}
+
+type Frames = UnboundedReceiverStream<Result<v1::ServerFrame, Status>>;
+
+#[tonic::async_trait]
+impl Service for NodeService {
+    type ConnectStream = Frames;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<v1::ClientFrame>>,
+    ) -> Result<Response<Frames>, Status> {
+        let (answers, stream) = unbounded_channel();
+        let (id, world, mut paused) = (self.id, self.world.clone(), self.paused.clone());
+        world.streams.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(async move {
+            let mut frames = request.into_inner();
+            let mut hello = Some(world.hello(id));
+            loop {
+                drop(paused.wait_for(|paused| !paused).await);
+                if let Some(hello) = hello.take() {
+                    let log_time = world.log_time.load(Ordering::Relaxed);
+                    let _sent =
+                        answers.send(Ok(v1::ServerFrame { hello: Some(hello), log_time, answers: vec![] }));
+                }
+                let Ok(Some(frame)) = frames.message().await else { return };
+                drop(paused.wait_for(|paused| !paused).await);
+                world.frames.fetch_add(1, Ordering::Relaxed);
+                if world.frame(id, frame, &answers).is_break() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(UnboundedReceiverStream::new(stream)))
+    }
+}
+
+type Answers = UnboundedSender<Result<v1::ServerFrame, Status>>;
+
+impl World {
+    fn hello(&self, node: u32) -> v1::Hello {
+        v1::Hello {
+            node,
+            cluster: Bytes::from(vec![7; 16]),
+            routing: Some(self.routing(node)),
+            key_bytes_max: 0,
+            value_bytes_max: 0,
+        }
+    }
+
+    pub(crate) fn routing(&self, node: u32) -> v1::Routing {
+        let members =
+            || (1..).zip(&self.addresses).map(|(node, a)| v1::Member { node, client_address: a.to_string() });
+        let group = |id: u32| v1::Group {
+            id,
+            generation: 1,
+            members: members().collect(),
+            leader: self.believed(node, id),
+        };
+        let ids: Vec<u32> = self.leaders.lock().keys().copied().collect();
+        v1::Routing {
+            version: self.version.load(Ordering::Relaxed),
+            shards: u32::from(SHARDS),
+            groups: ids.into_iter().map(group).collect(),
+            owners: self.owners.lock().clone(),
+        }
+    }
+
+    fn believed(&self, node: u32, group: u32) -> u32 {
+        let truth = self.leaders.lock().get(&group).copied().unwrap_or(0);
+        self.hints.lock().get(&node).copied().unwrap_or(truth)
+    }
+
+    fn frame(
+        self: &Arc<Self>,
+        node: u32,
+        frame: v1::ClientFrame,
+        answers: &Answers,
+    ) -> std::ops::ControlFlow<()> {
+        let mut out = Vec::new();
+        for call in frame.calls {
+            match call.kind {
+                Some(v1::call::Kind::Write(bytes)) => {
+                    let request: Write = codec::decode(&bytes).unwrap();
+                    self.seen.lock().push(Seen { node, request, bytes: bytes.clone() });
+                    let next = self.scripts.lock().get_mut(&node).and_then(VecDeque::pop_front);
+                    match next.unwrap_or(Act::Serve) {
+                        Act::Serve => out.push(self.serve(node, call.group, call.id, &bytes)),
+                        Act::Lose => {}
+                        Act::ExecuteOnly => {
+                            self.apply(call.group, &bytes);
+                        }
+                        Act::ExecuteAndBreak => {
+                            self.apply(call.group, &bytes);
+                            return std::ops::ControlFlow::Break(());
+                        }
+                        Act::AnswerTwice => {
+                            let answer = self.serve(node, call.group, call.id, &bytes);
+                            out.extend([answer.clone(), answer]);
+                        }
+                        Act::AnswerAfter(delay) => {
+                            let answer = reply(call.id, &self.apply(call.group, &bytes));
+                            let (world, later) = (self.clone(), answers.clone());
+                            tokio::spawn(async move {
+                                tokio::time::sleep(delay).await;
+                                world.send(&later, vec![answer]);
+                            });
+                        }
+                        Act::Refuse(code) => out.push(self.refuse(node, call.group, call.id, code, false)),
+                        Act::RefuseUnknown(code) => {
+                            out.push(self.refuse(node, call.group, call.id, code, true))
+                        }
+                    }
+                }
+                Some(v1::call::Kind::Read(bytes)) => {
+                    out.push(self.read(node, call.group, call.id, call.consistency, &bytes));
+                }
+                None => panic!("a call of no kind"),
+            }
+        }
+        self.send(answers, out);
+        std::ops::ControlFlow::Continue(())
+    }
+
+    fn send(&self, to: &Answers, answers: Vec<v1::Answer>) {
+        if !answers.is_empty() {
+            let log_time = self.log_time.load(Ordering::Relaxed);
+            let _sent = to.send(Ok(v1::ServerFrame { answers, log_time, hello: None }));
+        }
+    }
+
+    fn serve(&self, node: u32, group: u32, id: u64, bytes: &Bytes) -> v1::Answer {
+        let request: Write = codec::decode(bytes).unwrap();
+        match self.elsewhere(node, group, request.shard, true) {
+            Some(code) => {
+                self.refuse(node, self.owners.lock()[usize::from(request.shard.0)], id, code, false)
+            }
+            None => reply(id, &self.apply(group, bytes)),
+        }
+    }
+
+    fn read(&self, node: u32, group: u32, id: u64, consistency: i32, bytes: &Bytes) -> v1::Answer {
+        let query: Query = codec::decode(bytes).unwrap();
+        let shard = match &query {
+            Query::Get { shard, .. } => *shard,
+            Query::Scan { shards, .. } => shards[0].shard,
+        };
+        let stale = consistency == v1::Consistency::Stale as i32;
+        self.stale_reads.fetch_add(usize::from(stale), Ordering::Relaxed);
+        match self.elsewhere(node, group, shard, !stale) {
+            Some(code) => self.refuse(node, self.owners.lock()[usize::from(shard.0)], id, code, false),
+            None => {
+                let found = codec::encode(&self.stores.lock()[&group].query(&query));
+                v1::Answer { id, result: Some(v1::answer::Result::Found(found.into())) }
+            }
+        }
+    }
+
+    fn elsewhere(&self, node: u32, group: u32, shard: ShardId, leads: bool) -> Option<v1::Code> {
+        let leader = self.leaders.lock()[&group];
+        if self.owners.lock()[usize::from(shard.0)] != group {
+            return Some(v1::Code::WrongGroup);
+        }
+        match self.believed(node, group) {
+            _ if !leads || leader == node => None,
+            0 => Some(v1::Code::NoLeader),
+            _ => Some(v1::Code::NotLeader),
+        }
+    }
+
+    fn refuse(&self, node: u32, group: u32, id: u64, code: v1::Code, unknown: bool) -> v1::Answer {
+        let leader = self.believed(node, group);
+        let address = leader.checked_sub(1).map(|index| self.addresses[index as usize].to_string());
+        let outcome = if unknown { v1::Outcome::Unknown } else { v1::Outcome::NotExecuted };
+        let refusal = v1::Refusal {
+            code: code.into(),
+            message: format!("{code:?}"),
+            leader,
+            leader_address: address.unwrap_or_default(),
+            group,
+            outcome: outcome.into(),
+        };
+        v1::Answer { id, result: Some(v1::answer::Result::Refusal(refusal)) }
+    }
+
+    fn apply(&self, group: u32, bytes: &Bytes) -> Reply {
+        let mut batch = BatchBuilder::default();
+        batch.push(bytes);
+        let time = LogTime(self.log_time.load(Ordering::Relaxed));
+        let mut replies = Vec::new();
+        let slot = Slot(self.slot.fetch_add(1, Ordering::Relaxed));
+        self.stores.lock().get_mut(&group).unwrap().apply(slot, &batch.finish(time), &mut replies);
+        replies.pop().unwrap().1
+    }
+}
+
+fn reply(id: u64, reply: &Reply) -> v1::Answer {
+    v1::Answer { id, result: Some(v1::answer::Result::Reply(codec::encode(reply).into())) }
+}
+
+/// The sequences of what was seen.
+pub(crate) fn sequences(seen: &[Seen]) -> Vec<Sequence> {
+    seen.iter().map(|s| s.request.sequence).collect()
+}
+
+/// A key of this shard.
+pub(crate) fn key_of(shard: u16) -> Vec<u8> {
+    let keys = (0..).map(|n: u32| format!("key-{n}").into_bytes());
+    keys.into_iter().find(|key| shard_of(key, SHARDS) == ShardId(shard)).unwrap()
+}
