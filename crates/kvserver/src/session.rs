@@ -142,11 +142,16 @@ impl Row {
         }
     }
 
-    fn has_room(&self, request: &RequestView<'_>, window: u64) -> bool {
-        (self.outcomes.len() as u64) < window || {
-            let acknowledged = self.outcomes.partition_point(|o| o.sequence <= request.ack_through);
-            ((self.outcomes.len() - acknowledged) as u64) < window
-        }
+    /// Whether a recorded request forgets this outcome on its way.
+    fn passes(first: &Outcome, ack_through: Sequence, context: &Context<'_>) -> bool {
+        first.sequence <= ack_through || context.expired(first.sent_at)
+    }
+
+    fn has_room(&self, request: &RequestView<'_>, context: &Context<'_>) -> bool {
+        let window = context.limits.session_window;
+        let kept =
+            || self.outcomes.iter().skip_while(|o| Row::passes(o, request.ack_through, context)).count();
+        (self.outcomes.len() as u64) < window || (kept() as u64) < window
     }
 
     /// Raises floor and stamp, forgets what they cover, and records the outcome, if there is one to record.
@@ -163,7 +168,7 @@ impl Row {
         self.newest_sent_at = self.newest_sent_at.max(request.sent_at);
         tally.add(self.head_hash(shard, client), ROW_BYTES);
         while let Some(first) = self.outcomes.front()
-            && (first.sequence <= self.ack_through || context.expired(first.sent_at))
+            && Row::passes(first, self.ack_through, context)
         {
             tally.remove(first.hash(shard, client), OUTCOME_BYTES);
             self.outcomes.pop_front();
@@ -267,7 +272,7 @@ fn judge(row: Option<&Row>, request: &RequestView<'_>, context: &Context<'_>, cl
     match row {
         None if clients >= context.limits.sessions_per_shard => refuse(Refusal::Busy(BusyReason::Sessions)),
         // An acknowledgement makes room, so it's never refused for the lack of it.
-        Some(row) if request.op.is_recorded() && !row.has_room(request, context.limits.session_window) => {
+        Some(row) if request.op.is_recorded() && !row.has_room(request, context) => {
             refuse(Refusal::Busy(BusyReason::Window))
         }
         _ => None,

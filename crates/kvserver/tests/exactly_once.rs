@@ -10,6 +10,7 @@ use kvserver::command::{BusyReason, Op, Refusal, Reply, Request, shard_of};
 use kvserver::genesis::Limits;
 use kvserver::query::{Answer, Query};
 use kvserver::store::Store;
+use paxos::ids::Sequence;
 use paxos::rsm::state_machine::StateMachine;
 use proptest::prelude::*;
 
@@ -141,12 +142,29 @@ fn a_full_window_refuses_until_an_ack_makes_room() {
     let fourth = request(1, 20_000, 0, 0, incr("k", 1));
     assert_eq!(apply(&mut store, 0, &fourth), refused(Refusal::Busy(BusyReason::Window)));
     assert_eq!(store, before);
-    let mut ack = request(1, 20_001, 5000, 0, Op::Ack);
+    let mut ack = request(1, 20_000, 0, 0, Op::Ack);
     ack.shard = fourth.shard;
+    assert_eq!(apply(&mut store, 0, &ack), Reply::Acked, "never for lack of room");
+    ack = Request { ack_through: Sequence(5000), ..ack };
     assert_eq!(apply(&mut store, 0, &ack), Reply::Acked);
     assert!(matches!(apply(&mut store, 0, &fourth), Reply::Number { value: 4, .. }));
     let room_of_its_own = request(1, 30_000, 15_000, 0, incr("k", 1));
     assert!(matches!(apply(&mut store, 0, &room_of_its_own), Reply::Number { value: 5, .. }));
+}
+
+#[test]
+fn outcomes_too_old_to_be_asked_for_make_room() {
+    let mut store = store(small_limits());
+    for sequence in 1..=3 {
+        apply(&mut store, 50, &request(1, sequence, 0, 50 * (sequence / 3), incr("k", 1)));
+    }
+    let fourth = request(1, 4, 0, 101, incr("k", 1));
+    assert!(
+        matches!(apply(&mut store, 101, &fourth), Reply::Number { value: 4, .. }),
+        "1 and 2 were stamped at 0"
+    );
+    let third = request(1, 3, 0, 50, incr("k", 1));
+    assert!(matches!(apply(&mut store, 101, &third), Reply::Number { value: 3, .. }), "3 wasn't");
 }
 
 #[test]
@@ -182,6 +200,22 @@ fn the_sweep_goes_through_a_whole_shard() {
         apply(&mut store, 130, &request(1000, sequence, sequence - 1, 130, incr("k", 1)));
     }
     assert_eq!(store.sessions(), 1, "two rows a request");
+}
+
+#[test]
+fn a_session_that_begins_behind_a_running_sweep_goes_in_time() {
+    let mut store = store(Limits { sessions_per_shard: 1000, ..small_limits() });
+    for client in [10, 20, 30, 40, 50, 60] {
+        let sent_at = if client == 10 { 0 } else { 90 };
+        apply(&mut store, sent_at, &request(client, 1, 0, sent_at, incr("k", 1)));
+    }
+    // The pass that drops client 10 is at 40 when client 5 begins, with the oldest stamp of all.
+    apply(&mut store, 101, &request(20, 2, 1, 101, incr("k", 1)));
+    apply(&mut store, 101, &request(5, 1, 0, 81, incr("k", 1)));
+    for (time, sequence) in [(101, 3), (101, 4), (182, 5), (182, 6)] {
+        apply(&mut store, time, &request(20, sequence, sequence - 1, time, incr("k", 1)));
+    }
+    assert_eq!(store.sessions(), 5, "10 and 5 are gone, the others not yet old");
 }
 
 /// What a run is compared with: a plain map, and for each client and shard everything that was ever executed.

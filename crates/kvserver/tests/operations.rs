@@ -63,11 +63,30 @@ fn incr_counts_in_decimal_and_never_wraps() {
 fn a_value_never_grows_past_the_limit() {
     let limits = Limits { value_bytes_max: 4, ..Limits::default() };
     let mut store = store(limits);
-    let ops = [put("k", "12345"), put("k", "123"), append("k", "45"), append("k", "4"), append("n", "12345")];
+    let ops = [
+        put("k", "12345"),
+        put("k", "123"),
+        append("k", "45"),
+        append("k", "4"),
+        append("n", "12345"),
+        cas("n", None, "12345"),
+        cas("k", None, "12345"),
+    ];
     let replies: Vec<Reply> =
         (1..).zip(ops).map(|(n, op)| apply(&mut store, 0, &request(1, n, 0, 0, op))).collect();
     let large = Reply::ValueTooLarge;
-    assert_eq!(replies, [large.clone(), written(3, 1), large.clone(), written(4, 2), large]);
+    assert_eq!(
+        replies,
+        [
+            large.clone(),
+            written(3, 1),
+            large.clone(),
+            written(4, 2),
+            large.clone(),
+            large,
+            Reply::Mismatch { version: 2 }
+        ]
+    );
 }
 
 #[test]
