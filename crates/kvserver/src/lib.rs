@@ -7,7 +7,10 @@ pub mod genesis;
 pub mod key;
 pub mod query;
 mod request;
+pub mod routing;
 mod scan;
+#[cfg(feature = "server")]
+pub mod server;
 mod session;
 mod shard;
 mod snapshot;

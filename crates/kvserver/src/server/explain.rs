@@ -1,0 +1,121 @@
+//! What stands in a slot of the log, in words.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use paxos::rsm::batch::BatchView;
+
+use crate::request::{OpView, RequestView};
+
+/// Longest part of a key or value that is shown, in bytes.
+const SHOWN_BYTES: usize = 40;
+
+/// One line a request of a batch, after a line with its stamp: `put "k" (100 B) by c1234abcd#7`.
+pub(crate) fn lines(batch: &Bytes) -> Vec<String> {
+    let view = match BatchView::new(batch) {
+        Ok(view) => view,
+        Err(error) => return vec![format!("unreadable: {error}")],
+    };
+    let stamp = format!("batch at {}", view.time);
+    let requests = view.map(|request| match request {
+        Ok(bytes) => line(bytes),
+        Err(error) => format!("unreadable: {error}"),
+    });
+    std::iter::once(stamp).chain(requests).collect()
+}
+
+fn line(request: &[u8]) -> String {
+    match RequestView::read(request) {
+        Ok(view) => format!("{} by {}{}", operation(&view.op), view.client, view.sequence),
+        Err(_) => format!("unreadable request ({} B)", request.len()),
+    }
+}
+
+fn operation(op: &OpView<'_>) -> String {
+    match op {
+        OpView::Put { key, value } => format!("put {} ({} B)", quoted(key), value.len()),
+        OpView::Append { key, value } => format!("append {} ({} B)", quoted(key), value.len()),
+        OpView::Delete { key } => format!("delete {}", quoted(key)),
+        OpView::Cas { key, expected: None, value } => {
+            format!("cas {} absent -> ({} B)", quoted(key), value.len())
+        }
+        OpView::Cas { key, expected: Some(expected), value } => {
+            format!("cas {} ({} B) -> ({} B)", quoted(key), expected.len(), value.len())
+        }
+        OpView::Incr { key, by } => format!("incr {} {by:+}", quoted(key)),
+        OpView::Ack => "ack".to_string(),
+    }
+}
+
+/// Bytes in quotes, on one line whatever they are, cut if long.
+fn quoted(bytes: &[u8]) -> String {
+    let shown = &bytes[..bytes.len().min(SHOWN_BYTES)];
+    let mut text = format!("\"{}\"", shown.escape_ascii());
+    if bytes.len() > SHOWN_BYTES {
+        let _infallible = write!(text, "… ({} B)", bytes.len());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use paxos::codec;
+    use paxos::ids::{ClientId, LogTime, Sequence};
+    use paxos::rsm::batch::BatchBuilder;
+
+    use super::*;
+    use crate::command::{Op, Request, ShardId};
+
+    fn explained(ops: Vec<Op>) -> Vec<String> {
+        let mut batch = BatchBuilder::default();
+        for (sequence, op) in (7..).zip(ops) {
+            let client = ClientId(0x1234_abcd << 96);
+            let (ack_through, sent_at) = (Sequence(0), LogTime(0));
+            let request =
+                Request { client, sequence: Sequence(sequence), ack_through, sent_at, shard: ShardId(0), op };
+            batch.push(&codec::encode(&request));
+        }
+        lines(&batch.finish(LogTime(42)).into())
+    }
+
+    #[test]
+    fn every_operation_reads_as_a_line() {
+        let key = || b"k".to_vec();
+        let lines = explained(vec![
+            Op::Put { key: key(), value: vec![0; 100] },
+            Op::Append { key: key(), value: vec![0; 3] },
+            Op::Delete { key: key() },
+            Op::Cas { key: key(), expected: None, value: vec![0; 2] },
+            Op::Cas { key: key(), expected: Some(vec![0]), value: vec![0; 2] },
+            Op::Incr { key: key(), by: -5 },
+            Op::Ack,
+        ]);
+        let expected = [
+            "batch at t42",
+            "put \"k\" (100 B) by c1234abcd#7",
+            "append \"k\" (3 B) by c1234abcd#8",
+            "delete \"k\" by c1234abcd#9",
+            "cas \"k\" absent -> (2 B) by c1234abcd#10",
+            "cas \"k\" (1 B) -> (2 B) by c1234abcd#11",
+            "incr \"k\" -5 by c1234abcd#12",
+            "ack by c1234abcd#13",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn bytes_that_arent_text_stay_on_one_line() {
+        let lines =
+            explained(vec![Op::Delete { key: vec![b'\n', 0xff, b'"'] }, Op::Delete { key: vec![b'x'; 50] }]);
+        assert_eq!(lines[1], "delete \"\\n\\xff\\\"\" by c1234abcd#7");
+        assert_eq!(lines[2], format!("delete \"{}\"… (50 B) by c1234abcd#8", "x".repeat(40)));
+    }
+
+    #[test]
+    fn what_cant_be_read_is_said_so() {
+        assert_eq!(lines(&Bytes::from_static(b"junk")), ["unreadable: batch is cut short"]);
+        let mut batch = BatchBuilder::default();
+        batch.push(b"\xff\xff\xff");
+        assert_eq!(lines(&batch.finish(LogTime(1)).into())[1], "unreadable request (3 B)");
+    }
+}

@@ -1,0 +1,246 @@
+//! The node as a process: configuration, ports, and the services on them.
+//!
+//! [`serve`] starts a node inside the present runtime (one thread) and returns once its ports are open. Several can run
+//! in one process: nothing here is global.
+
+mod admin;
+mod admission;
+mod answers;
+pub mod config;
+mod context;
+mod door;
+mod explain;
+#[cfg(test)]
+mod fake;
+mod http;
+mod metrics;
+mod node;
+mod page;
+mod ready;
+mod refusal;
+mod session;
+mod stream;
+mod trace;
+mod unary;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use paxos::ids::GroupId;
+use runtime::api::Handle;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+use tonic_health::server::HealthReporter;
+use wire::v1::admin_server::AdminServer;
+use wire::v1::client_server::ClientServer;
+use wire::v1::kv_server::KvServer;
+
+use crate::genesis::{Genesis, GenesisError, Limits};
+use crate::routing;
+use crate::store::Store;
+use config::Config;
+use context::{Context, Phase};
+use door::Door;
+use node::Node;
+
+/// Window of one HTTP/2 stream, in bytes.
+const STREAM_WINDOW: u32 = 4 << 20;
+/// Window of one connection, in bytes.
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// Streams at once on a connection, unary calls included.
+const CONNECTION_STREAMS: u32 = 256;
+/// A connection on which nothing is heard for this time is pinged.
+const PING_AFTER: Duration = Duration::from_secs(10);
+/// An unanswered ping ends the connection after this time.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the node may take to stop.
+const STOP_TIMEOUT: Duration = Duration::from_millis(1200);
+/// How long streams may take to deliver their last answers.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(400);
+
+/// Why a node didn't start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The configuration contradicts itself.
+    #[error("{key}: {reason}")]
+    Config {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No cluster can have these shards and groups.
+    #[error(transparent)]
+    Genesis(#[from] GenesisError),
+    /// A port can't be bound.
+    #[error("{key} {address}: {error}")]
+    Listen {
+        /// The key of its address.
+        key: &'static str,
+        /// The address.
+        address: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// The node below didn't start.
+    #[error(transparent)]
+    Node(#[from] runtime::node::StartError),
+    /// The descriptors of the services can't be told.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// A node that serves.
+pub struct Running {
+    /// Where clients reach it (gRPC).
+    pub client_addr: SocketAddr,
+    /// Where HTTP reaches it.
+    pub http_addr: SocketAddr,
+    /// The node below.
+    pub handle: Handle<Store>,
+    context: Arc<Context>,
+    health: HealthReporter,
+    /// Takes client connections.
+    doorkeeper: JoinHandle<()>,
+    /// Serves those it took.
+    grpc: JoinHandle<()>,
+    /// Everything else; ends with this.
+    others: JoinSet<()>,
+}
+
+/// Starts a node. Must be called inside a runtime of tokio.
+///
+/// # Errors
+/// [`ServeError`] if the configuration, a port or the data directory can't be used.
+pub async fn serve(config: Config) -> Result<Running, ServeError> {
+    config.validate().map_err(|(key, reason)| ServeError::Config { key, reason })?;
+    let (client, client_addr) = bind("listen.client", &config.listen.client).await?;
+    let (http, http_addr) = bind("listen.http", &config.listen.http).await?;
+    let genesis = genesis(&config)?;
+    let handle = runtime::node::start(config.node_options(genesis.encode()), machine).await?;
+    let context = Arc::new(Context::new(Arc::new(handle.clone()), &config));
+
+    let (health, health_service) = tonic_health::server::health_reporter();
+    ready::tell(&health, false).await;
+    let (connections, incoming) = tokio::sync::mpsc::channel(1);
+    let client = Door::new(client, context.clone());
+    let doorkeeper = tokio::spawn(async move {
+        while connections.send(Ok::<_, io::Error>(client.next().await)).await.is_ok() {}
+    });
+    let reflection = || {
+        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+    };
+    let max = wire::MESSAGE_BYTES_MAX;
+    let router = server()
+        .add_service(
+            ClientServer::new(stream::Streams::new(context.clone()))
+                .max_decoding_message_size(max)
+                .max_encoding_message_size(max),
+        )
+        .add_service(
+            KvServer::new(unary::Unary::new(context.clone()))
+                .max_decoding_message_size(max)
+                .max_encoding_message_size(max),
+        )
+        .add_service(
+            AdminServer::new(admin::Administration::new(context.clone())).max_encoding_message_size(max),
+        )
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    let closing = context.clone();
+    let grpc = tokio::spawn(async move {
+        let closed = async move { closing.reached(Phase::Closed).await };
+        if let Err(error) = router.serve_with_incoming_shutdown(ReceiverStream::new(incoming), closed).await {
+            tracing::warn!(%error, "client port");
+        }
+    });
+    let mut others = JoinSet::new();
+    others.spawn(http::serve(Door::new(http, context.clone()), context.clone()));
+    others.spawn(ready::keep_told(context.clone(), health.clone()));
+    tracing::info!(node = config.node, %client_addr, %http_addr, "serving");
+    Ok(Running { client_addr, http_addr, handle, context, health, doorkeeper, grpc, others })
+}
+
+async fn bind(key: &'static str, address: &str) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let fail = |error| ServeError::Listen { key, address: address.to_string(), error };
+    let listener = TcpListener::bind(address).await.map_err(fail)?;
+    let bound = listener.local_addr().map_err(fail)?;
+    Ok((listener, bound))
+}
+
+fn server() -> Server {
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(CONNECTION_STREAMS)
+        .http2_keepalive_interval(Some(PING_AFTER))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+}
+
+/// What all replicas of the cluster agree on: which group serves which shard, and the bounds of their state.
+fn genesis(config: &Config) -> Result<Genesis, GenesisError> {
+    let groups: Vec<GroupId> = routing::groups(config.groups).collect();
+    Genesis::spread(Limits::default(), config.shards, &groups)
+}
+
+/// The empty state of a group, as the cluster's Genesis has it.
+fn machine(group: GroupId, genesis: &[u8]) -> Store {
+    match Genesis::decode(genesis) {
+        Ok(genesis) => genesis.store(group),
+        // The cluster was made by code that this code doesn't understand: to go on would be to forget its bounds.
+        Err(error) => panic!("{error}"),
+    }
+}
+
+impl Running {
+    /// Stops in good order, within about two seconds: no new connection, new calls are refused, calls under way are
+    /// answered, leadership is handed over, the log is synced.
+    pub async fn stop(mut self) {
+        self.context.enter(Phase::Draining);
+        self.doorkeeper.abort();
+        ready::tell(&self.health, false).await;
+        if timeout(STOP_TIMEOUT, Node::stop(&self.handle)).await.is_err() {
+            tracing::warn!("the node didn't stop in time");
+        }
+        self.context.enter(Phase::Closed);
+        if timeout(FLUSH_TIMEOUT, &mut self.grpc).await.is_err() {
+            tracing::debug!("some clients didn't take their last answers");
+        }
+        self.context.enter(Phase::Cut);
+        self.grpc.abort();
+        self.others.shutdown().await;
+        tracing::info!("stopped");
+    }
+}
+
+impl Drop for Running {
+    /// Without [`Running::stop`] the ports close at once; the node below goes on until its handle is stopped.
+    fn drop(&mut self) {
+        self.doorkeeper.abort();
+        self.grpc.abort();
+        self.context.enter(Phase::Cut);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn genesis_and_routing_agree() {
+        let config = Config { shards: 100, groups: 3, ..Config::example() };
+        let genesis = genesis(&config).unwrap();
+        let decoded = Genesis::decode(&genesis.encode()).unwrap();
+        for (shard, owner) in (0..100).map(crate::command::ShardId).zip(decoded.owners()) {
+            assert_eq!(routing::group_of(shard, 100, 3), Some(*owner));
+        }
+        let served = machine(GroupId(2), &genesis.encode()).shards().collect::<Vec<_>>();
+        assert_eq!(served, routing::shards_of(GroupId(2), 100, 3).collect::<Vec<_>>());
+    }
+}

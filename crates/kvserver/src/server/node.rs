@@ -1,0 +1,72 @@
+//! What the services need of the node below them, as a trait: the real one is `runtime`'s handle, tests bring their own.
+
+use std::sync::Arc;
+
+use paxos::ids::{GroupId, NodeId, Slot};
+use runtime::api::{Call, Counters, Handle, LinkFaults, LogView, NodeStatus, Sink};
+use tokio::sync::broadcast;
+use tonic::async_trait;
+
+use crate::store::Store;
+
+/// A call with its group and the number under which it is answered.
+pub(crate) type Numbered = (GroupId, Call<Store>, u64);
+
+/// A node that takes calls.
+#[async_trait]
+pub(crate) trait Node: Send + Sync {
+    /// Takes all `calls`; each is answered through `sink`, once.
+    fn submit(&self, calls: &mut Vec<Numbered>, sink: &Arc<dyn Sink<Store>>);
+    fn leaders(&self) -> Vec<(GroupId, Option<NodeId>)>;
+    fn counters(&self) -> &Counters;
+    fn trace(&self) -> broadcast::Receiver<Arc<str>>;
+    fn faults(&self) -> LinkFaults;
+    fn set_faults(&self, faults: LinkFaults);
+    async fn status(&self) -> Option<NodeStatus>;
+    async fn log(&self, group: GroupId, from: Slot, to: Slot, with_batches: bool) -> Option<LogView>;
+    async fn transfer(&self, group: GroupId, to: Option<NodeId>) -> Result<(), String>;
+    async fn stop(&self);
+}
+
+#[async_trait]
+impl Node for Handle<Store> {
+    fn submit(&self, calls: &mut Vec<Numbered>, sink: &Arc<dyn Sink<Store>>) {
+        self.call_many(calls.drain(..), sink);
+    }
+
+    fn leaders(&self) -> Vec<(GroupId, Option<NodeId>)> {
+        Handle::leaders(self)
+    }
+
+    fn counters(&self) -> &Counters {
+        Handle::counters(self)
+    }
+
+    fn trace(&self) -> broadcast::Receiver<Arc<str>> {
+        Handle::trace(self)
+    }
+
+    fn faults(&self) -> LinkFaults {
+        Handle::faults(self)
+    }
+
+    fn set_faults(&self, faults: LinkFaults) {
+        Handle::set_faults(self, faults);
+    }
+
+    async fn status(&self) -> Option<NodeStatus> {
+        Handle::status(self).await
+    }
+
+    async fn log(&self, group: GroupId, from: Slot, to: Slot, with_batches: bool) -> Option<LogView> {
+        Handle::log(self, group, from, to, with_batches).await
+    }
+
+    async fn transfer(&self, group: GroupId, to: Option<NodeId>) -> Result<(), String> {
+        Handle::transfer(self, group, to).await
+    }
+
+    async fn stop(&self) {
+        Handle::stop(self).await;
+    }
+}

@@ -1,0 +1,234 @@
+//! The unary service, for grpcurl and languages without a client of ours. A call that this node can't answer fails with
+//! a status; its metadata says where the leader is and whether the call had an effect. Nothing is forwarded or retried.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use paxos::codec;
+use paxos::ids::{ClientId, GroupId, LogTime, Sequence};
+use runtime::api::{Call, CallResult, Sink};
+use tokio::sync::{Semaphore, oneshot};
+use tonic::{Request, Response, Status};
+use wire::v1;
+use wire::v1::kv_server::Kv;
+
+use super::admission::{admit_query, admit_write, consistency};
+use super::context::{Context, Phase, count};
+use super::page::Merge;
+use super::refusal::{Rejected, status_of, status_of_reply, status_of_timeout};
+use super::session::{Sessions, Ticket};
+use crate::command::{Op, Reply, Request as Write, ShardId, shard_of};
+use crate::query::{Answer, Query, SCAN_PAIRS_MAX, ShardCursor};
+use crate::routing;
+use crate::store::Store;
+
+/// A call without a deadline of its own is given up after this time.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls under way at once; above it they are refused as busy.
+const CALLS_MAX: usize = 4096;
+
+/// The service.
+pub(crate) struct Unary {
+    context: Arc<Context>,
+    sessions: Sessions,
+    room: Semaphore,
+}
+
+/// Takes the one answer of one call.
+struct OneAnswer(Mutex<Option<oneshot::Sender<CallResult<Store>>>>);
+
+impl Sink<Store> for OneAnswer {
+    fn answer(&self, _call: u64, result: CallResult<Store>, _log_time: u64) {
+        if let Some(waiting) = self.0.lock().take() {
+            // Whoever waited may have given up.
+            let _gone = waiting.send(result);
+        }
+    }
+}
+
+impl Unary {
+    pub(crate) fn new(context: Arc<Context>) -> Unary {
+        let sessions = Sessions::new(context.directory.shards);
+        Unary { context, sessions, room: Semaphore::new(CALLS_MAX) }
+    }
+
+    fn rejected(&self, rejected: &Rejected) -> Status {
+        status_of(&self.context.directory.rejected(rejected, None))
+    }
+
+    /// Hands one call to the node and waits for its answer.
+    async fn call(&self, group: GroupId, call: Call<Store>) -> Result<CallResult<Store>, Status> {
+        count(&self.context.traffic.unary_calls, 1);
+        if self.context.phase() > Phase::Serving {
+            return Err(self.rejected(&Rejected::Stopping));
+        }
+        let _place = self.room.try_acquire().map_err(|_| self.rejected(&Rejected::Busy))?;
+        let lost = match &call {
+            Call::Write { .. } => v1::Outcome::Unknown,
+            Call::Read { .. } => v1::Outcome::NotExecuted,
+        };
+        let (answer, wait) = oneshot::channel();
+        let sink: Arc<dyn Sink<Store>> = Arc::new(OneAnswer(Mutex::new(Some(answer))));
+        self.context.node.submit(&mut vec![(group, call, 0)], &sink);
+        drop(sink);
+        tokio::select! {
+            answer = tokio::time::timeout(CALL_TIMEOUT, wait) => match answer {
+                Ok(Ok(CallResult::Refused(refused))) => Err(status_of(&self.context.directory.refused(refused))),
+                Ok(Ok(result)) => Ok(result),
+                Ok(Err(_)) | Err(_) => Err(status_of_timeout(lost)),
+            },
+            () = self.context.reached(Phase::Closed) => Err(status_of_timeout(lost)),
+        }
+    }
+
+    async fn read(&self, query: Query, consistency_number: i32) -> Result<Answer, Status> {
+        let admitted = consistency(consistency_number)
+            .and_then(|consistency| admit_query(&self.context.directory, query, consistency));
+        let (group, call) = admitted.map_err(|rejected| self.rejected(&rejected))?;
+        match self.call(group, call).await? {
+            CallResult::Found(Answer::WrongGroup { .. }) => {
+                Err(Status::unavailable("another group serves the shard"))
+            }
+            CallResult::Found(Answer::Invalid) => Err(Status::invalid_argument("the query breaks a bound")),
+            CallResult::Found(answer) => Ok(answer),
+            CallResult::Reply(_) | CallResult::Refused(_) => Err(mismatched()),
+        }
+    }
+
+    async fn write(&self, op: Op, session: Option<v1::Session>) -> Result<Reply, Status> {
+        let shard = shard_of(op.key().unwrap_or_default(), self.context.directory.shards);
+        let only_try = session.is_none();
+        // Held until the answer is there: until then the request counts as unanswered.
+        let (request, _ticket): (Write, Option<Ticket>) = match session {
+            Some(session) => (request_of(session, shard, op)?, None),
+            None => {
+                let ticket = self.sessions.next(shard).ok_or_else(|| self.rejected(&Rejected::Busy))?;
+                (ticket.request(shard, self.context.log_time(), op), Some(ticket))
+            }
+        };
+        let admitted = admit_write(&self.context.directory, Bytes::from(codec::encode(&request)));
+        let (group, call) = admitted.map_err(|rejected| self.rejected(&rejected))?;
+        match self.call(group, call).await? {
+            CallResult::Reply(
+                reply @ (Reply::Written { .. } | Reply::Deleted { .. } | Reply::Number { .. } | Reply::Acked),
+            ) => Ok(reply),
+            CallResult::Reply(reply) => Err(status_of_reply(&reply, only_try)),
+            CallResult::Found(_) | CallResult::Refused(_) => Err(mismatched()),
+        }
+    }
+
+    async fn written(
+        &self,
+        op: Op,
+        session: Option<v1::Session>,
+    ) -> Result<Response<v1::WriteResponse>, Status> {
+        match self.write(op, session).await? {
+            Reply::Written { length, version } => Ok(Response::new(v1::WriteResponse { length, version })),
+            reply => Err(status_of_reply(&reply, true)),
+        }
+    }
+}
+
+fn mismatched() -> Status {
+    Status::internal("an answer to another kind of call")
+}
+
+/// A request in the caller's own session.
+fn request_of(session: v1::Session, shard: ShardId, op: Op) -> Result<Write, Status> {
+    let client: [u8; 16] = session.client.as_ref().try_into().map_err(|_| {
+        Status::invalid_argument(format!("session.client has 16 bytes, not {}", session.client.len()))
+    })?;
+    Ok(Write {
+        client: ClientId(u128::from_be_bytes(client)),
+        sequence: Sequence(session.sequence),
+        ack_through: Sequence(session.ack_through),
+        sent_at: LogTime(session.sent_at),
+        shard,
+        op,
+    })
+}
+
+#[tonic::async_trait]
+impl Kv for Unary {
+    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        let v1::GetRequest { key, consistency } = request.into_inner();
+        let shard = shard_of(&key, self.context.directory.shards);
+        match self.read(Query::Get { shard, key: key.into() }, consistency).await? {
+            Answer::Value(Some((value, version))) => {
+                Ok(Response::new(v1::GetResponse { found: true, value: value.into(), version }))
+            }
+            Answer::Value(None) => Ok(Response::new(v1::GetResponse::default())),
+            Answer::Page(_) | Answer::WrongGroup { .. } | Answer::Invalid => Err(mismatched()),
+        }
+    }
+
+    async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::WriteResponse>, Status> {
+        let v1::PutRequest { key, value, session } = request.into_inner();
+        self.written(Op::Put { key: key.into(), value: value.into() }, session).await
+    }
+
+    async fn append(
+        &self,
+        request: Request<v1::AppendRequest>,
+    ) -> Result<Response<v1::WriteResponse>, Status> {
+        let v1::AppendRequest { key, value, session } = request.into_inner();
+        self.written(Op::Append { key: key.into(), value: value.into() }, session).await
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteResponse>, Status> {
+        let v1::DeleteRequest { key, session } = request.into_inner();
+        match self.write(Op::Delete { key: key.into() }, session).await? {
+            Reply::Deleted { existed } => Ok(Response::new(v1::DeleteResponse { existed })),
+            reply => Err(status_of_reply(&reply, true)),
+        }
+    }
+
+    async fn cas(&self, request: Request<v1::CasRequest>) -> Result<Response<v1::WriteResponse>, Status> {
+        let v1::CasRequest { key, expected, value, session } = request.into_inner();
+        let op = Op::Cas { key: key.into(), expected: expected.map(Vec::from), value: value.into() };
+        self.written(op, session).await
+    }
+
+    async fn incr(&self, request: Request<v1::IncrRequest>) -> Result<Response<v1::IncrResponse>, Status> {
+        let v1::IncrRequest { key, by, session } = request.into_inner();
+        match self.write(Op::Incr { key: key.into(), by }, session).await? {
+            Reply::Number { value, version } => Ok(Response::new(v1::IncrResponse { value, version })),
+            reply => Err(status_of_reply(&reply, true)),
+        }
+    }
+
+    /// One page in key order over all groups. Each group is read by itself, so a linearizable scan needs a node that
+    /// leads them all; `STALE` works everywhere.
+    async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<v1::ScanResponse>, Status> {
+        let v1::ScanRequest { prefix, after, limit, keys_only, consistency } = request.into_inner();
+        let limit = if limit == 0 { SCAN_PAIRS_MAX } else { limit.min(SCAN_PAIRS_MAX) };
+        let after = (!after.is_empty()).then(|| after.to_vec());
+        let directory = &self.context.directory;
+        let mut merge = Merge::default();
+        for group in directory.groups() {
+            let shards = routing::shards_of(group, directory.shards, directory.groups);
+            let shards = shards.map(|shard| ShardCursor { shard, after: after.clone() }).collect();
+            let query = Query::Scan { shards, prefix: prefix.to_vec(), limit, keys_only };
+            match self.read(query, consistency).await? {
+                Answer::Page(shards) => merge.add(shards),
+                Answer::Value(_) | Answer::WrongGroup { .. } | Answer::Invalid => return Err(mismatched()),
+            }
+        }
+        let (pairs, done) = merge.page(limit);
+        let pair = |pair: crate::query::Pair| v1::Pair {
+            key: pair.key.into(),
+            value: pair.value.into(),
+            version: pair.version,
+        };
+        Ok(Response::new(v1::ScanResponse { pairs: pairs.into_iter().map(pair).collect(), done }))
+    }
+}
+
+#[cfg(test)]
+#[path = "unary_tests.rs"]
+mod tests;
