@@ -175,7 +175,9 @@ impl<C: Command> Replica<C> {
                 self.on_accept(from, ballot, slot, entry, chosen_end, out);
             }
             Message::Accepted { ballot, slot } => self.on_accepted(from, ballot, slot, out),
-            Message::Preempted { ballot, promised, leader: _ } => self.on_preempted(ballot, promised, out),
+            Message::Preempted { ballot, promised, leader } => {
+                self.on_preempted(ballot, promised, leader, out);
+            }
             Message::AlreadyChosen { ballot: _, slot: _, chosen_end } => self.on_ahead(from, chosen_end, out),
             Message::Heartbeat { ballot, chosen_end, keep_end, round, sent_at } => {
                 let beat = crate::roles::Beat { chosen_end, keep_end, round, sent_at };
@@ -311,7 +313,7 @@ impl<C: Command> Replica<C> {
 
     /// Whether [`Input::Propose`] would be taken now.
     pub fn can_propose(&self) -> bool {
-        self.leader().is_some_and(|leader| leader.has_room(self.limits()))
+        self.has_memory() && self.leader().is_some_and(|l| l.has_room(self.chosen_end, self.limits()))
     }
 
     /// Slots that this leader proposed and that aren't chosen yet.

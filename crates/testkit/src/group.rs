@@ -418,7 +418,7 @@ impl Group {
     pub fn read_lease(&mut self, node: NodeId) -> Result<Option<State>, Violation> {
         let Some(life) = &self.node(node).life else { return Ok(None) };
         let state = life.state.clone();
-        if !life.replica.lease_until().is_some_and(|until| self.clock(node) < until) {
+        if life.replica.lease_until().is_none_or(|until| self.clock(node) >= until) {
             return Ok(None);
         }
         let floor = self.judge.acknowledged_end();

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use paxos::ids::NodeId;
+use paxos::ids::{NodeId, Slot};
 use paxos::invariants::Violation;
 use paxos::io::Input;
-use paxos::message::Envelope;
+use paxos::message::{Envelope, Message};
 
 use crate::command::Text;
 use crate::group::{Group, kind};
@@ -20,12 +20,24 @@ pub struct Which {
     pub link: Option<(NodeId, NodeId)>,
     /// Those of one kind, by the word traces show.
     pub kind: Option<String>,
+    /// Those about one slot.
+    pub slot: Option<Slot>,
+    /// No more than so many.
+    pub most: Option<usize>,
 }
 
 impl Which {
     fn takes(&self, envelope: &Envelope<Text>) -> bool {
         self.link.is_none_or(|link| link == (envelope.from, envelope.to))
             && self.kind.as_ref().is_none_or(|word| word == kind(&envelope.message))
+            && (self.slot.is_none() || self.slot == slot(&envelope.message))
+    }
+}
+
+fn slot(message: &Message<Text>) -> Option<Slot> {
+    match message {
+        Message::Accept { slot, .. } | Message::Accepted { slot, .. } => Some(*slot),
+        _ => None,
     }
 }
 
@@ -94,14 +106,24 @@ impl Net {
     /// # Errors
     /// The first property that doesn't hold.
     pub fn deliver(&mut self, which: &Which) -> Result<usize, Violation> {
-        let (taken, left) = std::mem::take(&mut self.queue).into_iter().partition(|e| which.takes(e));
-        self.queue = left;
-        let taken: Vec<Envelope<Text>> = taken;
+        let taken = self.take(which);
         let count = taken.len();
         for envelope in taken {
             self.carry(envelope)?;
         }
         Ok(count)
+    }
+
+    fn take(&mut self, which: &Which) -> Vec<Envelope<Text>> {
+        let mut room = which.most.unwrap_or(usize::MAX);
+        let mut taken = |envelope: &Envelope<Text>| {
+            let takes = room > 0 && which.takes(envelope);
+            room -= usize::from(takes);
+            takes
+        };
+        let (taken, left) = std::mem::take(&mut self.queue).into_iter().partition(|e| taken(e));
+        self.queue = left;
+        taken
     }
 
     fn carry(&mut self, envelope: Envelope<Text>) -> Result<(), Violation> {
@@ -138,9 +160,7 @@ impl Net {
 
     /// Loses those that are queued now; how many there were.
     pub fn drop(&mut self, which: &Which) -> usize {
-        let before = self.queue.len();
-        self.queue.retain(|envelope| !which.takes(envelope));
-        before - self.queue.len()
+        self.take(which).len()
     }
 
     /// Keeps a copy of those that are queued now, to be sent later; how many there were.

@@ -19,8 +19,9 @@ campaign n1                           its election timer fires
 propose n1 x [bytes=100]              a client's command arrives
 read n1 [lease]                       a read arrives, confirmed by a round or under the lease
 transfer n1 [n2]                      n1 is asked to hand over
-deliver [n1->n2] [Accept]             what is queued now arrives, in order
-drop, copy, hold [n1->n2] [Accept]    it is lost; a copy of it is kept; it is kept
+deliver [n1->n2] [Accept] [s1] [first=1]
+                                      what is queued now arrives, in order
+drop, copy, hold [..]                 it is lost; a copy of it is kept; it is kept
 release                               what was copied or held is queued
 reverse                               the queue turns around
 stabilize                             everything arrives until nothing is on its way
@@ -239,9 +240,14 @@ fn propose(net: &mut Net, id: &str, name: &str, bytes: u64) -> Result<(), Troubl
 fn meant(words: &[&str]) -> Result<Which, String> {
     let mut which = Which::default();
     for word in words {
-        match words::link(word) {
-            Ok(link) => which.link = Some(link),
-            Err(_) => which.kind = Some((*word).to_string()),
+        if let Some(most) = word.strip_prefix("first=") {
+            which.most = Some(number(most)?);
+            continue;
+        }
+        match (words::link(word), words::slot(word)) {
+            (Ok(link), _) => which.link = Some(link),
+            (Err(_), Ok(slot)) => which.slot = Some(slot),
+            (Err(_), Err(_)) => which.kind = Some((*word).to_string()),
         }
     }
     Ok(which)

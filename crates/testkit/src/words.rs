@@ -73,6 +73,7 @@ pub(crate) fn set_limit(limits: &mut Limits, name: &str, value: &str) -> Result<
         "chunk_slots" => limits.chunk_slots = number()?,
         "keep_bytes_min" => limits.keep_bytes_min = number()?,
         "keep_bytes_max" => limits.keep_bytes_max = number()?,
+        "drift_ppm" => limits.drift_ppm = number()?,
         "canvass" => limits.canvass = flag()?,
         "leases" => limits.leases = flag()?,
         "disk_stall" => limits.disk_stall_us = micros(value)?,

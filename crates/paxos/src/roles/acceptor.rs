@@ -77,10 +77,22 @@ impl<C: Command> Replica<C> {
         if slot < self.log.compacted_end() {
             let message = Message::AlreadyChosen { ballot, slot, chosen_end: self.chosen_end };
             out.send(self.me(), from, message);
-        } else if slot.0 < self.chosen_end.0 + self.limits().accept_ahead_slots {
+        } else if self.has_room_for(slot) {
             self.accept(from, ballot, slot, entry, out);
         }
         self.learn_told(from, ballot, chosen_end, out);
+    }
+
+    /// Votes far above what is chosen are bounded, in slots and in bytes; what isn't taken is caught up with when it is chosen.
+    /// The next slot always has room, and so has a slot that is held already.
+    fn has_room_for(&self, slot: Slot) -> bool {
+        let ahead = slot.0 < self.chosen_end.0 + self.limits().accept_ahead_slots;
+        ahead && (slot == self.chosen_end || self.log.get(slot).is_some() || self.has_memory())
+    }
+
+    /// The log is bounded after every step, so beyond the bound is only what can't be applied yet.
+    pub(crate) fn has_memory(&self) -> bool {
+        self.log.bytes() <= self.limits().keep_bytes_max
     }
 
     fn accept(&mut self, from: NodeId, ballot: Ballot, slot: Slot, entry: Entry<C>, out: &mut Output<C>) {
@@ -112,11 +124,13 @@ impl<C: Command> Replica<C> {
         out.send(self.me(), from, Message::HeartbeatAck { ballot, round, sent_at, chosen_end });
     }
 
-    /// A live leader spoke: be sticky to it for one lease, whatever role this replica had.
+    /// A live leader spoke: be sticky to it for one lease, whatever role this replica had. Its ballot is promised even if only
+    /// others elected it: else the next word of an older leader would take over the stickiness that its lease relies on.
     fn hear(&mut self, ballot: Ballot, out: &mut Output<C>) {
         assert!(ballot >= self.promised, "only messages at or above the promise count");
         let other = self.leader().is_none_or(|leader| leader.ballot != ballot);
         assert!(other, "a leader doesn't send Accept or Heartbeat to itself");
+        self.set_promised(ballot, out);
         self.follow(out);
         self.deferred = false;
         let limits = self.limits();

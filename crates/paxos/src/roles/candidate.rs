@@ -231,6 +231,10 @@ impl<C: Command> Replica<C> {
 
     pub(crate) fn resend_prepare(&self, out: &mut Output<C>) {
         let Role::Candidate(candidate) = &self.role else { return };
+        if !candidate.has_promise_of(self.me()) {
+            // The disk is slow, and the first Prepare still waits for it.
+            return;
+        }
         for to in self.others().into_iter().filter(|to| !candidate.has_promise_of(*to)) {
             let message = Message::Prepare {
                 ballot: candidate.ballot,

@@ -2,7 +2,7 @@
 //!
 //! Keeps P3: one entry per slot at its ballot. Its own vote counts like any other, when its disk has it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::ids::{Ballot, Moment, NodeId, Slot};
 use crate::io::{Delay, Output, Reply, Timer};
@@ -59,8 +59,8 @@ pub struct Leader<C> {
     next_slot: Slot,
     in_flight: BTreeMap<Slot, Proposal<C>>,
     in_flight_bytes: u64,
-    /// Own votes that aren't on disk yet.
-    own_unsynced: BTreeSet<Slot>,
+    /// Own votes that aren't on disk yet, with the size of their entries.
+    own_unsynced: BTreeMap<Slot, u64>,
     /// Slots below were in flight when the resend timer last fired.
     resend_end: Slot,
     /// Voters heard at this ballot since the last check.
@@ -89,7 +89,7 @@ impl<C: Command> Leader<C> {
             next_slot: barrier_end,
             in_flight: BTreeMap::new(),
             in_flight_bytes: 0,
-            own_unsynced: BTreeSet::new(),
+            own_unsynced: BTreeMap::new(),
             resend_end: Slot::default(),
             heard: NodeSet::default(),
             acks: BTreeMap::new(),
@@ -102,13 +102,16 @@ impl<C: Command> Leader<C> {
         }
     }
 
-    pub(crate) fn has_room(&self, limits: &Limits) -> bool {
-        self.adopted.is_empty() && self.transferring.is_none() && self.window_is_open(limits)
+    /// Whether a new slot may be proposed: in the window, and not further above `chosen_end` than acceptors take it.
+    pub(crate) fn has_room(&self, chosen_end: Slot, limits: &Limits) -> bool {
+        let ahead = self.next_slot.0 < chosen_end.0 + limits.accept_ahead_slots;
+        ahead && self.adopted.is_empty() && self.transferring.is_none() && self.window_is_open(limits)
     }
 
     fn window_is_open(&self, limits: &Limits) -> bool {
         let slots = self.in_flight.len().max(self.own_unsynced.len()) as u64;
-        slots == 0 || (slots < limits.window_slots && self.in_flight_bytes < limits.window_bytes)
+        let bytes = self.in_flight_bytes.max(self.own_unsynced.values().sum());
+        slots == 0 || (slots < limits.window_slots && bytes < limits.window_bytes)
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -152,7 +155,7 @@ impl<C: Command> Leader<C> {
     }
 
     pub(crate) fn oldest_unsynced(&self) -> Option<Slot> {
-        self.own_unsynced.first().copied()
+        self.own_unsynced.keys().next().copied()
     }
 
     /// The voter that has learnt most, other than `me`.
@@ -190,7 +193,7 @@ impl<C: Command> Replica<C> {
         if leader.own_unsynced.is_empty() {
             out.arm(Timer::DiskStall, Delay::Exactly(self.config.limits.disk_stall_us));
         }
-        leader.own_unsynced.insert(slot);
+        leader.own_unsynced.insert(slot, entry.bytes());
         leader.in_flight_bytes += entry.bytes();
         let proposal = Proposal { entry: entry.clone(), votes: NodeSet::default() };
         let twice = leader.in_flight.insert(slot, proposal);
@@ -330,13 +333,24 @@ impl<C: Command> Replica<C> {
 
     /// A voter promised a higher ballot although this leader hears a quorum: phase 1 again above it, at most once per
     /// heartbeat interval. Otherwise that voter would be lost to the group until the next election.
-    pub(crate) fn on_preempted(&mut self, ballot: Ballot, promised: Ballot, out: &mut Output<C>) {
+    /// Unless that voter hears a leader above: then a quorum has promised more than this ballot, and this leader is deposed.
+    pub(crate) fn on_preempted(
+        &mut self,
+        ballot: Ballot,
+        promised: Ballot,
+        leader_heard: Option<Ballot>,
+        out: &mut Output<C>,
+    ) {
         if self.jumps(promised) {
             return;
         }
         self.see(promised);
         let Role::Leader(leader) = &mut self.role else { return };
         if leader.ballot != ballot || promised <= ballot {
+            return;
+        }
+        if leader_heard.is_some_and(|heard| heard > ballot) {
+            self.follow(out);
             return;
         }
         leader.refused = true;

@@ -153,6 +153,10 @@ impl<C: Command> Replica<C> {
         compacted_end: Slot,
         out: &mut Output<C>,
     ) {
+        if start > self.chosen_end {
+            // Asked in an earlier life. A promise repeated in chunks must not change meanwhile, so nothing is learnt above a hole.
+            return;
+        }
         let before = self.chosen_end;
         for (slot, caught) in (start.0..).map(Slot).zip(entries) {
             if slot < self.chosen_end {

@@ -136,7 +136,9 @@ impl Run {
         for node in &down {
             self.group.crash(*node, 0)?;
         }
-        self.events.retain(|_, event| !matches!(event, Event::Restart(_)));
+        // Stalled syncs end now, too.
+        self.events.retain(|_, event| !matches!(event, Event::Restart(_) | Event::Sync(_)));
+        self.syncing.clear();
         for node in nodes.into_iter().filter(|node| !down.contains(node)) {
             self.restart(node)?;
         }

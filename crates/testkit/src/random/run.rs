@@ -42,7 +42,7 @@ pub(super) struct Run {
     pub(super) cuts: BTreeSet<(NodeId, NodeId)>,
     pub(super) paused_until: BTreeMap<NodeId, u64>,
     pub(super) stalled_until: BTreeMap<NodeId, u64>,
-    syncing: BTreeSet<NodeId>,
+    pub(super) syncing: BTreeSet<NodeId>,
     /// Faults are over.
     pub(super) calm: bool,
     proposals: u64,
@@ -57,7 +57,7 @@ impl Run {
     pub(super) fn new(seed: u64, trace: Trace) -> Run {
         let mut prng = Prng::new(seed);
         let plan = Plan::draw(&mut prng);
-        let jitter = Jitter::Drawn(Prng::new(prng.next()));
+        let jitter = Jitter::Drawn(Prng::new(prng.draw()));
         let mut group = Group::new(plan.nodes, &plan.limits, jitter);
         group.tracing = trace != Trace::Off;
         let drift = i64::try_from(plan.limits.drift_ppm).unwrap_or(0);
