@@ -9,7 +9,7 @@ use kvserver::query::{Answer, Query};
 use paxos::ids::{ClientId, Sequence};
 
 use crate::call;
-use crate::engine::{Engine, Target};
+use crate::engine::Engine;
 use crate::error::{Error, ErrorKind};
 use crate::options::{ClientOptions, Consistency, ScanOptions};
 use crate::outcome::{LinkId, Outcome};
@@ -133,7 +133,7 @@ impl Client {
     pub async fn get(&self, key: &[u8], consistency: Consistency) -> Result<Option<Versioned>, Error> {
         let shard = self.shard(key, &[])?;
         let query = Query::Get { shard, key: key.to_vec() };
-        match call::read(self.shared(), Target::Shard(shard), &query, consistency).await? {
+        match call::read(self.shared(), shard, &query, consistency).await? {
             Answer::Value(found) => Ok(found.map(|(value, version)| Versioned { value, version })),
             Answer::Page(_) | Answer::WrongGroup { .. } => Err(call::unexpected()),
             Answer::Invalid => Err(Error::not_executed(ErrorKind::Invalid, "the node refuses the query")),

@@ -10,12 +10,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use kvserver::command::{KEY_BYTES_MAX, ShardId, shard_of};
-use kvserver::query::{Answer, Query, SCAN_PAIRS_MAX, ShardCursor, ShardPage};
+use kvserver::query::{Query, SCAN_PAIRS_MAX, ShardCursor, ShardPage};
 use paxos::ids::GroupId;
 
 use crate::call;
 use crate::client::Client;
-use crate::engine::Target;
 use crate::error::{Error, ErrorKind};
 use crate::options::ScanOptions;
 
@@ -118,18 +117,14 @@ impl Scan {
             let prefix = self.merge.prefix.clone();
             let query = Query::Scan { shards, prefix, limit, keys_only: self.options.keys_only };
             let consistency = self.options.consistency;
-            async move { call::read(shared, Target::Group(group), &query, consistency).await }
+            async move { call::page(shared, group, &query, consistency).await }
         });
         let mut came = false;
         let mut moved = known < asked;
         for answer in call::all(requests).await {
             match answer? {
-                Answer::Page(pages) => came |= self.merge.add(pages),
-                Answer::WrongGroup { .. } => moved = true,
-                Answer::Invalid => {
-                    return Err(Error::not_executed(ErrorKind::Invalid, "the node refuses the query"));
-                }
-                Answer::Value(_) => return Err(call::unexpected()),
+                Some(pages) => came |= self.merge.add(pages),
+                None => moved = true,
             }
         }
         if moved {

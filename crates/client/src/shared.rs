@@ -17,6 +17,8 @@ use crate::stream;
 
 /// Between two fetches of the routing table.
 const REFRESH_PAUSE: Duration = Duration::from_millis(20);
+/// The same, while there is none.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const REFRESH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What all clones of a client and its tasks share.
@@ -126,7 +128,13 @@ async fn refresh(shared: Arc<Shared>) {
             shared.start_links();
             break;
         }
-        tokio::time::sleep(REFRESH_PAUSE).await;
+        if shared.with(|engine| engine.router().is_ready()) {
+            tokio::time::sleep(REFRESH_PAUSE).await;
+        } else {
+            // The cluster is just being made.
+            tokio::time::sleep(FIRST_PAUSE).await;
+            shared.with(Engine::want_refresh);
+        }
     }
 }
 

@@ -63,8 +63,8 @@ async fn converse(shared: &Arc<Shared>, link: LinkId, epoch: u64, address: &str)
         return Err(Ended("a node of another cluster".to_string()));
     }
     shared.start_links();
-    while let Some(frame) = answers.message().await.map_err(|status| Ended(status.to_string()))? {
-        let hello = frame.hello.clone();
+    while let Some(mut frame) = answers.message().await.map_err(|status| Ended(status.to_string()))? {
+        let hello = frame.hello.take();
         let frame = Frame::decode(frame);
         shared.with(|engine| engine.heard(link, epoch, frame, Instant::now()));
         if let Some(table) = hello.and_then(|hello| hello.routing).and_then(crate::Routing::from_wire) {

@@ -106,11 +106,15 @@ impl Engine {
         if refused.unknown {
             call.attempts.unknown();
         }
-        let group = call.group;
+        let (group, target) = (call.group, call.target);
         match refused.code {
             Code::TooLarge => self.fail(key, ErrorKind::TooLarge, refused.message),
             Code::Invalid => self.fail(key, ErrorKind::Invalid, refused.message),
             _ if !acts => {}
+            // Whoever names a group wants to know.
+            Code::WrongGroup if matches!(target, Target::Group(_)) => {
+                self.finish(key, Ok(Verdict::Refused(Box::new(refused))));
+            }
             Code::WrongGroup => self.wrong_group(key, refused.group, now),
             Code::Busy => self.back_off(key, ErrorKind::Busy, now),
             Code::DiskFull => self.back_off(key, ErrorKind::DiskFull, now),

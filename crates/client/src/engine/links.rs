@@ -185,6 +185,9 @@ impl Engine {
         if let Some(table) = hello.routing.and_then(Routing::from_wire) {
             self.learn(&table, now);
         }
+        if !self.router.is_ready() {
+            self.want_refresh();
+        }
         self.probe_new(node, link, now);
         self.ready.raise(&mut self.wakers);
         true
@@ -193,6 +196,7 @@ impl Engine {
     /// A routing table came, from whomever.
     pub(crate) fn learn(&mut self, table: &Routing, now: Instant) {
         if self.router.update(table) {
+            self.ready.raise(&mut self.wakers);
             let nodes: Vec<(NodeId, String)> =
                 self.router.addresses().map(|(node, address)| (node, address.to_string())).collect();
             for (node, address) in nodes {
@@ -208,7 +212,15 @@ impl Engine {
 
     /// There is such a node at this address.
     pub(super) fn know(&mut self, node: NodeId, address: &str, now: Instant) {
-        if self.by_node.contains_key(&node) || address.is_empty() {
+        if address.is_empty() {
+            return;
+        }
+        if let Some(known) = self.by_node.get(&node) {
+            // It came back elsewhere. What the user gave is kept: it may be the only way from here.
+            let link = &mut self.links[known.0];
+            if link.state == State::Down && !self.options.endpoints.contains(&link.address) {
+                address.clone_into(&mut link.address);
+            }
             return;
         }
         let same = self.links.iter().position(|link| link.node.is_none() && link.address == address);

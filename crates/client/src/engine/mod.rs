@@ -153,6 +153,7 @@ pub(crate) struct Engine {
     /// Whom to wake once the lock is free.
     wakers: Vec<Waker>,
     pace: Pace,
+    looked: Instant,
     hurry: Signal,
     refresh: Signal,
     ready: Signal,
@@ -180,6 +181,7 @@ impl Engine {
             closed: false,
             wakers: Vec::new(),
             pace: Pace::Calm,
+            looked: now,
             hurry: Signal::default(),
             refresh: Signal::default(),
             ready: Signal::default(),

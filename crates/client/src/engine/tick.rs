@@ -17,6 +17,9 @@ const CONNECT_PATIENCE: Duration = Duration::from_millis(250);
 /// A node is granted this much more silence for each mebibyte that it has to answer.
 const SILENCE_PER_MIB: Duration = Duration::from_millis(100);
 
+/// A look that comes so late means that this process stood still.
+const LATE: Duration = Duration::from_millis(150);
+
 enum Due {
     Deadline,
     Again,
@@ -26,7 +29,13 @@ enum Due {
 impl Engine {
     /// Does what is due; when to look again, `None` if nothing is in flight.
     pub(crate) fn tick(&mut self, now: Instant) -> Option<Duration> {
+        let paused = now.saturating_duration_since(self.looked) > LATE;
+        self.looked = now;
         for index in 0..self.links.len() {
+            if paused {
+                // It was us: what the node said meanwhile isn't read yet.
+                self.links[index].quiet_since = now;
+            }
             if self.is_silent(LinkId(index), now) {
                 self.links[index].suspect = true;
                 self.leave(LinkId(index), now);

@@ -156,3 +156,36 @@ async fn closing_acknowledges_and_cancels() {
         assert!(Some(ack.request.ack_through) >= newest);
     }
 }
+
+#[tokio::test]
+async fn who_slept_past_the_memory_of_the_session_goes_on() {
+    let fake = Fake::start(1);
+    let client = fake.client().await;
+    client.put(b"k", b"before").await.unwrap();
+    fake.world.log_time.store(10_000_000, std::sync::atomic::Ordering::Relaxed);
+    // Another client's write moves the group's time on.
+    fake.client().await.put(b"k", b"meanwhile").await.unwrap();
+    assert_eq!(client.put(b"k", b"after").await.unwrap().length, 5);
+    assert_eq!(
+        fake.writes()
+            .iter()
+            .filter(|seen| matches!(&seen.request.op, Op::Put { value, .. } if value == b"after"))
+            .count(),
+        2
+    );
+}
+
+#[tokio::test]
+async fn an_expired_session_after_a_lost_try_is_unknown() {
+    let fake = Fake::start(1);
+    let options = ClientOptions { attempt_timeout: Duration::from_millis(100), ..fake.options() };
+    let client = Client::connect(options).await.unwrap();
+    fake.script(1, &[Act::Lose]);
+    let late = client.clone();
+    let late = tokio::spawn(async move { late.put(b"k", b"late").await });
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    fake.world.log_time.store(10_000_000, std::sync::atomic::Ordering::Relaxed);
+    fake.client().await.put(b"k", b"meanwhile").await.unwrap();
+    let error = late.await.unwrap().unwrap_err();
+    assert_eq!((error.kind, error.outcome), (ErrorKind::SessionExpired, Outcome::Unknown));
+}

@@ -24,7 +24,10 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use wire::v1;
+use wire::v1::admin_server::AdminServer;
 use wire::v1::client_server::{Client as Service, ClientServer};
+
+use crate::admin::Tables;
 
 pub(crate) const SHARDS: u16 = 8;
 
@@ -59,7 +62,8 @@ pub(crate) struct Seen {
 
 /// What all nodes share.
 pub(crate) struct World {
-    stores: Mutex<BTreeMap<u32, Store>>,
+    /// Of all groups together: which group serves a shard is looked at outside of it.
+    store: Mutex<Store>,
     pub(crate) leaders: Mutex<BTreeMap<u32, u32>>,
     pub(crate) owners: Mutex<Vec<u32>>,
     pub(crate) version: AtomicU64,
@@ -92,7 +96,11 @@ impl Fake {
         let ids: Vec<GroupId> = (1..=groups).map(GroupId).collect();
         let genesis = Genesis::spread(Limits::default(), SHARDS, &ids).unwrap();
         let world = Arc::new(World {
-            stores: Mutex::new(ids.iter().map(|g| (g.0, genesis.store(*g))).collect()),
+            store: Mutex::new(Store::new(
+                Limits::default(),
+                SHARDS,
+                &(0..SHARDS).map(ShardId).collect::<Vec<_>>(),
+            )),
             leaders: Mutex::new(ids.iter().map(|g| (g.0, 1)).collect()),
             owners: Mutex::new(genesis.owners().iter().map(|g| g.0).collect()),
             version: AtomicU64::new(1),
@@ -161,11 +169,7 @@ impl Fake {
 
     /// Some shard goes to another group, with everything in it.
     pub(crate) fn give(&self, shard: u16, to: u32) {
-        // The copies of a group are one store here, so the destination simply gets the whole state.
-        let from = std::mem::replace(&mut self.world.owners.lock()[usize::from(shard)], to);
-        let mut stores = self.world.stores.lock();
-        let state = stores[&from].clone();
-        stores.insert(to, state);
+        self.world.owners.lock()[usize::from(shard)] = to;
         self.world.version.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -188,10 +192,15 @@ impl Node {
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+            let admin = AdminServer::new(Tables { node: id, world: service.world.clone() });
             let service = ClientServer::new(service)
                 .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
-            tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .add_service(admin)
+                .serve_with_incoming(incoming)
+                .await
         });
         Node { runtime: Some(runtime), paused }
     }
@@ -291,10 +300,10 @@ impl World {
                         Act::Serve => out.push(self.serve(node, call.group, call.id, &bytes)),
                         Act::Lose => {}
                         Act::ExecuteOnly => {
-                            self.apply(call.group, &bytes);
+                            self.apply(&bytes);
                         }
                         Act::ExecuteAndBreak => {
-                            self.apply(call.group, &bytes);
+                            self.apply(&bytes);
                             return std::ops::ControlFlow::Break(());
                         }
                         Act::AnswerTwice => {
@@ -302,7 +311,7 @@ impl World {
                             out.extend([answer.clone(), answer]);
                         }
                         Act::AnswerAfter(delay) => {
-                            let answer = reply(call.id, &self.apply(call.group, &bytes));
+                            let answer = reply(call.id, &self.apply(&bytes));
                             let (world, later) = (self.clone(), answers.clone());
                             tokio::spawn(async move {
                                 tokio::time::sleep(delay).await;
@@ -338,7 +347,7 @@ impl World {
             Some(code) => {
                 self.refuse(node, self.owners.lock()[usize::from(request.shard.0)], id, code, false)
             }
-            None => reply(id, &self.apply(group, bytes)),
+            None => reply(id, &self.apply(bytes)),
         }
     }
 
@@ -346,14 +355,19 @@ impl World {
         let query: Query = codec::decode(bytes).unwrap();
         let shard = match &query {
             Query::Get { shard, .. } => *shard,
-            Query::Scan { shards, .. } => shards[0].shard,
+            Query::Scan { shards, .. } => {
+                let owners = self.owners.lock();
+                let mut ids = shards.iter().map(|cursor| cursor.shard);
+                let astray = ids.find(|shard| owners[usize::from(shard.0)] != group);
+                astray.unwrap_or(shards[0].shard)
+            }
         };
         let stale = consistency == v1::Consistency::Stale as i32;
         self.stale_reads.fetch_add(usize::from(stale), Ordering::Relaxed);
         match self.elsewhere(node, group, shard, !stale) {
             Some(code) => self.refuse(node, self.owners.lock()[usize::from(shard.0)], id, code, false),
             None => {
-                let found = codec::encode(&self.stores.lock()[&group].query(&query));
+                let found = codec::encode(&self.store.lock().query(&query));
                 v1::Answer { id, result: Some(v1::answer::Result::Found(found.into())) }
             }
         }
@@ -386,13 +400,13 @@ impl World {
         v1::Answer { id, result: Some(v1::answer::Result::Refusal(refusal)) }
     }
 
-    fn apply(&self, group: u32, bytes: &Bytes) -> Reply {
+    fn apply(&self, bytes: &Bytes) -> Reply {
         let mut batch = BatchBuilder::default();
         batch.push(bytes);
         let time = LogTime(self.log_time.load(Ordering::Relaxed));
         let mut replies = Vec::new();
         let slot = Slot(self.slot.fetch_add(1, Ordering::Relaxed));
-        self.stores.lock().get_mut(&group).unwrap().apply(slot, &batch.finish(time), &mut replies);
+        self.store.lock().apply(slot, &batch.finish(time), &mut replies);
         replies.pop().unwrap().1
     }
 }

@@ -184,3 +184,37 @@ async fn a_stale_read_needs_no_leader() {
     assert_eq!(found.unwrap().value, b"v");
     assert!(fake.world.stale_reads.load(Ordering::Relaxed) > 0);
 }
+
+#[tokio::test]
+async fn a_scan_goes_on_while_shards_move() {
+    let fake = Fake::start(2);
+    let client = fake.client().await;
+    let keys: Vec<Vec<u8>> = (0..200).map(|n| format!("{n:03}").into_bytes()).collect();
+    for key in &keys {
+        client.put(key, b"v").await.unwrap();
+    }
+    let mut scan = client.scan(b"", ScanOptions { page: 5, ..ScanOptions::default() });
+    let mut got = Vec::new();
+    let mut moves = (0..SHARDS).cycle();
+    while let Some(pairs) = scan.next_page().await.unwrap() {
+        got.extend(pairs.into_iter().map(|pair| pair.key));
+        if got.len() % 3 == 0 {
+            let shard = moves.next().unwrap();
+            fake.give(shard, 1 + u32::from(shard + 1) % 2);
+        }
+    }
+    assert_eq!(got, keys);
+}
+
+#[tokio::test]
+async fn a_node_is_asked_by_name() {
+    let fake = Fake::start(1);
+    let mut node = client::admin(&fake.endpoints()[1], Duration::from_secs(1)).await.unwrap();
+    assert_eq!(node.status(wire::v1::StatusRequest {}).await.unwrap().into_inner().node, 2);
+    let error = client::admin("127.0.0.1:1", Duration::from_secs(1)).await.err().unwrap();
+    assert_eq!(error.kind, ErrorKind::Unavailable);
+    assert_eq!(
+        client::admin("not an address", Duration::from_secs(1)).await.err().unwrap().kind,
+        ErrorKind::Invalid
+    );
+}
