@@ -1,7 +1,7 @@
 //! `kvserver`: one node of a Synod cluster. Exits 0 after SIGTERM or SIGINT, 1 if it can't serve, 2 on a configuration
 //! that can't be used. Killing it is always safe.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -131,7 +131,8 @@ fn configuration(file: Option<PathBuf>, flags: Layers) -> Result<Config, ConfigE
 
 fn run(config: Config, exit_with_stdin: bool) -> ExitCode {
     let filter = EnvFilter::try_from_env("KVSERVER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let colours = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
