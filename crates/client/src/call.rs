@@ -94,7 +94,10 @@ async fn call(
 pub(crate) async fn write(shared: &Shared, shard: ShardId, op: Op) -> Result<Reply, Error> {
     match try_write(shared, shard, &op).await {
         // A client that slept for hours stamps its first write with what it heard then. The refusal told it the time.
-        Err(Error { kind: ErrorKind::SessionExpired, outcome: Outcome::NotExecuted, .. }) => {
+        // Who brought a session counts its sequences, so nothing is repeated under another one for them.
+        Err(Error { kind: ErrorKind::SessionExpired, outcome: Outcome::NotExecuted, .. })
+            if shared.with(|engine| engine.options().session.is_none()) =>
+        {
             try_write(shared, shard, &op).await
         }
         result => result,

@@ -24,6 +24,12 @@ pub struct ClientOptions {
     pub in_flight_bytes_max: usize,
     /// The session to go on with: its id and the next sequence to use; everything below counts as answered.
     /// `None` makes a new session. A session must never be used by two clients at a time.
+    ///
+    /// A write takes its sequence when its future is first polled, or, where there is no room for it yet, when there is.
+    /// Acknowledgements take sequences too: those of [`crate::Client::close`], and of a client that has done nothing for
+    /// two seconds. The shards know a request by all its bytes, which hold what the session had acknowledged and the log
+    /// time it had heard: a write that is issued anew under its old sequence is refused as
+    /// [`crate::ErrorKind::SequenceReused`] or [`crate::ErrorKind::AlreadyAcknowledged`], and so not executed twice.
     pub session: Option<(ClientId, Sequence)>,
     /// How long a node with calls in flight may say nothing at all before the others are asked as well.
     pub silence: Duration,

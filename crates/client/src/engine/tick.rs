@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Call, Engine, Pace, Phase};
 use crate::error::ErrorKind;
-use crate::outcome::LinkId;
+use crate::outcome::{LinkId, Outcome};
 use crate::slab::Key;
 
 /// While something is about to be repeated.
@@ -17,6 +17,9 @@ const CONNECT_PATIENCE: Duration = Duration::from_millis(250);
 /// A node is granted this much more silence for each mebibyte that it has to answer.
 const SILENCE_PER_MIB: Duration = Duration::from_millis(100);
 
+/// A call that was refused so far isn't tried again so shortly before its deadline: better surely not executed than
+/// unknown.
+const LAST_TRY: Duration = Duration::from_millis(50);
 /// A look that comes so late means that this process stood still.
 const LATE: Duration = Duration::from_millis(150);
 
@@ -42,12 +45,16 @@ impl Engine {
             }
         }
         let mut soon = false;
-        let attempt = self.options.attempt_timeout;
+        let (attempt, timeout) = (self.options.attempt_timeout, self.options.timeout);
+        let too_late = |call: &Call| {
+            call.deadline <= now + LAST_TRY.min(timeout / 8) && call.outcome() == Outcome::NotExecuted
+        };
         let due = |call: &Call| {
             let sent_until = |at| at + attempt.saturating_mul(1 << call.silences.min(8));
             match call.phase {
                 Phase::Done(_) => None,
                 _ if call.deadline <= now => Some(Due::Deadline),
+                Phase::Backoff(until) if until <= now && too_late(call) => Some(Due::Deadline),
                 Phase::Backoff(until) if until <= now => Some(Due::Again),
                 Phase::Sent(_, at) if sent_until(at) <= now => Some(Due::Silence),
                 _ => None,
