@@ -420,7 +420,9 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (0..SHARDS).prop_map(Step::Write),
         1 => any::<prop::sample::Index>().prop_map(Step::Cancel),
-        6 => (0_u64..300).prop_map(Step::Run),
+        4 => (0_u64..300_000).prop_map(Step::Run),
+        // In the middle of an exchange.
+        4 => (0_u64..600).prop_map(Step::Run),
         1 => (1_u32..4).prop_map(Step::Kill),
         2 => (1_u32..4).prop_map(Step::Revive),
         1 => (1_u32..4).prop_map(Step::Cut),
@@ -431,15 +433,17 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     /// Whatever nodes and streams do: every call ends by its deadline, an answer means executed, "not executed" means
     /// never executed, and once all is well every call is answered.
     #[test]
     fn the_outcome_is_true(
-        steps in prop::collection::vec(step(), 1..80), seed: u64, lossy: bool, in_flight_max in 1_usize..20
+        steps in prop::collection::vec(step(), 1..80), seed: u64, lossy: bool,
+        impatient: bool, in_flight_max in 1_usize..20
     ) {
-        let options = ClientOptions { in_flight_max, ..ClientOptions::default() };
+        let timeout = Duration::from_millis(if impatient { 300 } else { 5000 });
+        let options = ClientOptions { in_flight_max, timeout, ..ClientOptions::default() };
         let mut sim = Sim::new(seed, options);
         sim.loss = if lossy { 0.05 } else { 0.0 };
         for step in steps {
@@ -450,7 +454,7 @@ proptest! {
                     sim.cancel(index);
                 }
                 Step::Cancel(_) => {}
-                Step::Run(millis) => sim.run(Duration::from_millis(millis)),
+                Step::Run(micros) => sim.run(Duration::from_micros(micros)),
                 Step::Kill(node) => sim.kill(node),
                 Step::Revive(node) => sim.nodes[node as usize - 1].alive = true,
                 Step::Cut(node) => sim.cut(node),
