@@ -10,6 +10,8 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use rustix::io::Errno;
+
 pub mod sim;
 
 /// Grain at which disks are assumed to write atomically, in bytes.
@@ -115,6 +117,13 @@ pub trait Fs: Send + Sync {
 /// Whether the error says that the disk has no room.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
+/// Whether the error says that the process or the machine has no file handle or memory for the call, so that nothing was
+/// done, and it may be tried again. Not asked about writes and syncs.
+pub fn is_scarce(error: &io::Error) -> bool {
+    let scarce = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    error.raw_os_error().is_some_and(|code| scarce.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 /// The file system of the machine.

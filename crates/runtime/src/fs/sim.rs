@@ -120,6 +120,11 @@ impl SimFs {
         self.shared.disk.lock().used_bytes()
     }
 
+    /// The next `count` calls that need a file handle (open, create, sync of a directory) fail with EMFILE.
+    pub fn refuse_handles(&self, count: u64) {
+        self.shared.disk.lock().handles_refused = count;
+    }
+
     /// While held, syncs of files block. Ends at [`SimFs::crash`], too.
     pub fn hold_syncs(&self, held: bool) {
         self.shared.disk.lock().syncs_held = held;
@@ -290,6 +295,7 @@ impl Fs for SimFs {
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn FsFile>> {
         let file = self.change(|disk| {
+            disk.take_handle()?;
             if disk.names.contains_key(path) {
                 return Err(ErrorKind::AlreadyExists.into());
             }
@@ -301,7 +307,9 @@ impl Fs for SimFs {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn FsFile>> {
-        match self.look()?.names.get(path) {
+        let mut disk = self.look()?;
+        disk.take_handle()?;
+        match disk.names.get(path) {
             Some(id) => Ok(self.handle(*id)),
             None => Err(ErrorKind::NotFound.into()),
         }
@@ -336,6 +344,7 @@ impl Fs for SimFs {
         if disk.begin(self.life)? {
             return Err(power_off());
         }
+        disk.take_handle()?;
         disk.sync_names(dir);
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! Work on whole files, beside the log: making spare segments ahead of need, deleting what nobody needs.
 //!
 //! A spare is handed to the log only after its zeros, its length and its name are durable. Spares are made in order and
-//! removed in reverse, so that a gap always means a lost segment. A full disk is waited out; every other error ends
-//! the process, as in the log itself.
+//! removed in reverse, so that a gap always means a lost segment. A full disk and a want of file handles are waited out;
+//! every other error ends the process, as in the log itself.
 
 use std::io::{self, ErrorKind};
 use std::sync::atomic::Ordering;
@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use parking_lot::MutexGuard;
 
-use crate::fs::is_full;
+use crate::fs::{is_full, is_scarce};
 
 use super::error::FatalError;
 use super::frame::is_blank;
@@ -60,20 +60,41 @@ impl Shared {
             Chore::Create(number, bytes) => (number, self.create(number, bytes)),
         };
         if let Err(source) = done {
+            if is_scarce(&source) && self.queue.lock().stop_chores {
+                // The next start does it.
+                return;
+            }
             let path = segment::path(&self.dir, number);
             self.fail(FatalError { operation: chore.name(), path, source });
         }
     }
 
+    /// Tries again while the process has no file handle left: a flood of connections must not end the node.
+    fn patiently<T>(&self, call: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match call() {
+                Err(error) if is_scarce(&error) && !self.queue.lock().stop_chores => {
+                    tracing::warn!(%error, "work on the files of the log is put off");
+                    std::thread::sleep(self.options.retry);
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        self.patiently(|| self.fs.sync_dir(&self.dir))
+    }
+
     fn delete(&self, number: u64, bytes: u64) -> io::Result<()> {
-        self.fs.remove(&segment::path(&self.dir, number))?;
-        self.fs.sync_dir(&self.dir)?;
+        self.patiently(|| self.fs.remove(&segment::path(&self.dir, number)))?;
+        self.sync_names()?;
         self.room_returned(bytes);
         Ok(())
     }
 
     fn cut(&self, number: u64, bytes: u64, end: u64) -> io::Result<()> {
-        self.fs.open(&segment::path(&self.dir, number))?.truncate(end)?;
+        self.patiently(|| self.fs.open(&segment::path(&self.dir, number)))?.truncate(end)?;
         self.room_returned(bytes - end);
         Ok(())
     }
@@ -89,7 +110,7 @@ impl Shared {
 
     /// Takes over a spare of an earlier life if it is wholly blank; else removes it and those after it.
     fn adopt(&self, number: u64, bytes: u64) -> io::Result<()> {
-        let file = self.fs.open(&segment::path(&self.dir, number))?;
+        let file = self.patiently(|| self.fs.open(&segment::path(&self.dir, number)))?;
         let mut is_good = bytes == self.options.segment_bytes;
         let mut piece = vec![0; READ_BYTES];
         let mut offset = 0;
@@ -102,7 +123,7 @@ impl Shared {
             return self.remove_old_spares(number, bytes);
         }
         file.sync_data()?;
-        self.fs.sync_dir(&self.dir)?;
+        self.sync_names()?;
         self.ready(Spare { number, file, length: bytes });
         Ok(())
     }
@@ -126,7 +147,7 @@ impl Shared {
             Err(error) if is_full(&error) => {
                 match self.fs.remove(&segment::path(&self.dir, number)) {
                     Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                    _ => self.fs.sync_dir(&self.dir)?,
+                    _ => self.sync_names()?,
                 }
                 let mut queue = self.queue.lock();
                 queue.full_until = Some(Instant::now() + self.options.retry);
@@ -140,10 +161,10 @@ impl Shared {
     }
 
     fn try_create(&self, number: u64, bytes: u64) -> io::Result<Spare> {
-        let file = self.fs.create(&segment::path(&self.dir, number))?;
+        let file = self.patiently(|| self.fs.create(&segment::path(&self.dir, number)))?;
         file.preallocate(bytes)?;
         file.sync_data()?;
-        self.fs.sync_dir(&self.dir)?;
+        self.sync_names()?;
         Ok(Spare { number, file, length: bytes })
     }
 

@@ -49,7 +49,7 @@ use self::writer::Writer;
 /// The first segment of a life is no larger than this if it has to be made before anything can be written, in bytes.
 const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
 /// Buffers above this size aren't kept for the next commit, in bytes.
-const KEPT_BUFFER_BYTES: usize = 8 << 20;
+const KEPT_BUFFER_BYTES: usize = 1 << 20;
 
 /// The owner's side of the log. Dropping it ends the threads, which first write what was committed, and a mark, unless
 /// the disk is full.

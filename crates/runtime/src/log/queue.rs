@@ -14,8 +14,8 @@ use super::segment::SEGMENT_HEADER_BYTES;
 use super::writer::Writer;
 
 /// Buffers kept for reuse, and the largest that is.
-const FREE_BUFFERS: usize = 4;
-const FREE_BUFFER_BYTES: usize = 8 << 20;
+const FREE_BUFFERS: usize = 3;
+const FREE_BUFFER_BYTES: usize = 1 << 20;
 
 /// A frame that is being filled or waits to be written.
 pub(super) struct Frame {

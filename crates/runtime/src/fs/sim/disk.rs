@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use rustix::io::Errno;
 
 use super::Loss;
 use crate::fs::SECTOR_BYTES;
@@ -31,6 +32,7 @@ pub(super) struct Disk {
     pub(super) off: bool,
     pub(super) sync_fails_at: Option<u64>,
     pub(super) capacity_bytes: Option<u64>,
+    pub(super) handles_refused: u64,
     pub(super) syncs_held: bool,
     pub(super) syncs_blocked: usize,
 }
@@ -67,6 +69,7 @@ impl Disk {
             off: false,
             sync_fails_at: None,
             capacity_bytes: None,
+            handles_refused: 0,
             syncs_held: false,
             syncs_blocked: 0,
         }
@@ -89,6 +92,15 @@ impl Disk {
         self.operations += 1;
         self.off = self.power_off_at == Some(self.operations);
         Ok(self.off)
+    }
+
+    /// Stands at the beginning of every call that needs a file handle.
+    pub(super) fn take_handle(&mut self) -> io::Result<()> {
+        if self.handles_refused == 0 {
+            return Ok(());
+        }
+        self.handles_refused -= 1;
+        Err(Errno::MFILE.into())
     }
 
     pub(super) fn used_bytes(&self) -> u64 {
@@ -158,6 +170,7 @@ impl Disk {
         self.off = false;
         self.power_off_at = None;
         self.sync_fails_at = None;
+        self.handles_refused = 0;
         self.syncs_held = false;
     }
 

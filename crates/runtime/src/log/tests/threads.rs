@@ -198,6 +198,19 @@ fn a_full_disk_ends_by_itself() {
 }
 
 #[test]
+fn a_want_of_file_handles_is_waited_out() {
+    let fs = SimFs::new(7);
+    let (mut log, _woken, fatal) = open_threaded(&fs, NEVER);
+    for slot in 0..60 {
+        fs.refuse_handles(slot % 4);
+        log.append(vote(slot, 900).as_record(), false);
+        assert!(matches!(log.commit_and_wait(states), Committed::Durable(_)));
+        log.release(GROUP, LIFE, Slot(slot));
+    }
+    assert!(fatal.lock().is_empty());
+}
+
+#[test]
 fn a_failed_sync_on_the_log_thread_is_fatal() {
     let fs = SimFs::new(7);
     let (mut log, woken, fatal) = open_threaded(&fs, NEVER);
