@@ -18,8 +18,11 @@ demo=
 say() { printf '%s smoke: %s\n' "$(date +%T)" "$*"; }
 
 die() {
-  say "FAILED: $*"
-  tail -n 15 "$work"/*.log "$data"/n*/kvserver.log 2>/dev/null || true
+  # To stderr, since some callers are captured.
+  {
+    say "FAILED: $*"
+    tail -n 15 "$work"/*.log "$data"/n*/kvserver.log || true
+  } >&2
   exit 1
 }
 
