@@ -119,7 +119,7 @@ pub enum Message<C> {
     Canvassed {
         /// The ballot asked about.
         ballot: Ballot,
-        /// Not sticky to a leader, and `ballot` is above the promise.
+        /// Not sticky to a leader, `ballot` is above the promise, and the answerer could report what the asker is behind.
         granted: bool,
         /// The answerer's promise, so that the next try is above it.
         promised: Ballot,
@@ -176,7 +176,7 @@ pub enum Message<C> {
     Preempted {
         /// The ballot refused.
         ballot: Ballot,
-        /// The refuser's promise; not above `ballot` when it refused because it is sticky.
+        /// The refuser's promise; not above `ballot` when it refused because it is sticky, or lost its state.
         promised: Ballot,
         /// The leader the refuser hears.
         leader: Option<Ballot>,

@@ -160,7 +160,7 @@ impl<C: Command> Replica<C> {
             return;
         }
         match message {
-            Message::Canvass { ballot, chosen_end: _ } => self.on_canvass(from, ballot, out),
+            Message::Canvass { ballot, chosen_end } => self.on_canvass(from, ballot, chosen_end, out),
             Message::Canvassed { ballot, granted, promised, leader: _, chosen_end: _, compacted_end } => {
                 self.on_canvassed(from, ballot, granted, promised, compacted_end, out);
             }
@@ -178,7 +178,9 @@ impl<C: Command> Replica<C> {
             Message::Preempted { ballot, promised, leader } => {
                 self.on_preempted(ballot, promised, leader, out);
             }
-            Message::AlreadyChosen { ballot: _, slot: _, chosen_end } => self.on_ahead(from, chosen_end, out),
+            Message::AlreadyChosen { ballot: _, slot: _, chosen_end } => {
+                self.on_already_chosen(from, chosen_end, out);
+            }
             Message::Heartbeat { ballot, chosen_end, keep_end, round, sent_at } => {
                 let beat = crate::roles::Beat { chosen_end, keep_end, round, sent_at };
                 self.on_heartbeat(from, ballot, beat, out);

@@ -169,3 +169,77 @@ impl Judge {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge() -> Judge {
+        Judge::new(Voters::new([1, 2, 3].map(NodeId)))
+    }
+
+    fn ballot(round: u64) -> Ballot {
+        Ballot { round, node: NodeId(1) }
+    }
+
+    fn entry(name: &str) -> Entry<Text> {
+        Entry::Batch(Text::new(name, 1))
+    }
+
+    fn property(outcome: Result<(), Violation>) -> Option<&'static str> {
+        outcome.err().map(|violation| violation.property)
+    }
+
+    #[test]
+    fn one_ballot_proposes_one_entry_in_one_life() {
+        let accept = |name| {
+            let (ballot, slot) = (ballot(1), Slot(1));
+            let message = Message::Accept { ballot, slot, entry: entry(name), chosen_end: Slot(1) };
+            Envelope { from: NodeId(1), to: NodeId(2), message }
+        };
+        let mut judge = judge();
+        let life = (NodeId(1), 1);
+        assert_eq!(property(judge.sent(life, &accept("x"))), None);
+        assert_eq!(property(judge.sent(life, &accept("y"))), Some("P3"));
+
+        let message = Message::Prepare { ballot: ballot(2), chosen_end: Slot(1), released: None };
+        let prepare = Envelope { from: NodeId(1), to: NodeId(2), message };
+        assert_eq!(property(judge.sent(life, &prepare)), None);
+        assert_eq!(property(judge.sent((NodeId(1), 2), &prepare)), Some("P3"));
+    }
+
+    #[test]
+    fn a_quorum_of_votes_chooses_for_ever() {
+        let mut judge = judge();
+        assert_eq!(property(judge.voted(NodeId(1), Slot(1), ballot(1), &entry("x"))), None);
+        assert_eq!(property(judge.voted(NodeId(1), Slot(1), ballot(1), &entry("x"))), None);
+        assert_eq!(property(judge.applied(NodeId(1), Slot(1), &entry("x"))), Some("P4"));
+        assert_eq!(property(judge.voted(NodeId(2), Slot(1), ballot(1), &entry("x"))), None);
+        assert_eq!(property(judge.applied(NodeId(1), Slot(1), &entry("x"))), None);
+        assert_eq!(property(judge.voted(NodeId(2), Slot(1), ballot(2), &entry("y"))), None);
+        assert_eq!(property(judge.voted(NodeId(3), Slot(1), ballot(2), &entry("y"))), Some("P4"));
+    }
+
+    #[test]
+    fn a_state_is_what_the_chosen_entries_make() {
+        let mut judge = judge();
+        for node in [1, 2] {
+            assert_eq!(property(judge.voted(NodeId(node), Slot(1), ballot(1), &entry("x"))), None);
+        }
+        let mut state = State::default();
+        state.apply(Slot(1), &entry("x"));
+        assert_eq!(property(judge.state(NodeId(3), &state)), None);
+        state.apply(Slot(2), &entry("y"));
+        assert_eq!(property(judge.state(NodeId(3), &state)), Some("P5"));
+    }
+
+    #[test]
+    fn a_read_sees_what_was_acknowledged_before_it() {
+        let mut judge = judge();
+        judge.acknowledge(Slot(3));
+        let floor = judge.acknowledged_end();
+        assert_eq!(property(judge.read(NodeId(1), floor, Slot(5))), None);
+        // What one read saw, later ones see.
+        assert_eq!(property(judge.read(NodeId(2), judge.acknowledged_end(), Slot(4))), Some("P7"));
+    }
+}

@@ -4,7 +4,7 @@ use testkit::random;
 
 #[test]
 fn no_property_breaks_in_random_runs() {
-    for seed in 0..40 {
+    for seed in 0..20 {
         match std::panic::catch_unwind(|| random::run(seed)) {
             Ok(Ok(_)) => {}
             Ok(Err(violation)) => panic!("seed {seed}: {violation}\n{}", advice(seed)),

@@ -20,7 +20,7 @@ impl<C: Command> Replica<C> {
         if ballot.node != from || self.jumps(ballot) {
             return;
         }
-        if ballot < self.promised || self.is_sticky_against(from, released) {
+        if ballot < self.promised || self.is_sticky_against(from, released) || !self.can_report(chosen_end) {
             self.preempt(from, ballot, out);
             return;
         }
@@ -29,6 +29,12 @@ impl<C: Command> Replica<C> {
             self.follow(out);
         }
         self.promise(from, ballot, chosen_end, out);
+    }
+
+    /// Whether this replica can say all that it knows of the slots from `asked_from` on. Without its state it can't for those that
+    /// its log was trimmed of: a candidate that is behind them has to find a quorum among those who still know.
+    pub(crate) fn can_report(&self, asked_from: Slot) -> bool {
+        !self.state_lost() || asked_from >= self.log.compacted_end()
     }
 
     /// Phase 1b in chunks; the same chunks again for a repeated Prepare.

@@ -170,8 +170,9 @@ impl<C: Command> Replica<C> {
         out.arm(Timer::Election, Delay::Between(patience, 2 * patience));
     }
 
-    pub(crate) fn on_canvass(&mut self, from: NodeId, ballot: Ballot, out: &mut Output<C>) {
-        let granted = ballot > self.promised && !self.is_sticky_against(from, None);
+    pub(crate) fn on_canvass(&mut self, from: NodeId, ballot: Ballot, chosen_end: Slot, out: &mut Output<C>) {
+        let free = ballot > self.promised && !self.is_sticky_against(from, None);
+        let granted = free && self.can_report(chosen_end);
         let message = Message::Canvassed {
             ballot,
             granted,

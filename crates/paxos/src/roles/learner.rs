@@ -47,6 +47,13 @@ impl<C: Command> Replica<C> {
         }
     }
 
+    /// As [`Replica::on_ahead`]; a whole window may be answered so, and one question is enough.
+    pub(crate) fn on_already_chosen(&mut self, by: NodeId, end: Slot, out: &mut Output<C>) {
+        if !self.asking {
+            self.on_ahead(by, end, out);
+        }
+    }
+
     fn tell(&mut self, news: Told) {
         if self.told.is_none_or(|told| (told.ballot, told.end) < (news.ballot, news.end)) {
             self.told = Some(news);

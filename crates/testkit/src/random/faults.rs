@@ -108,6 +108,26 @@ impl Run {
         Ok(())
     }
 
+    /// Any links may be cut, as long as one node keeps those to a quorum.
+    fn cut_partially(&mut self) {
+        let nodes = self.nodes();
+        let hub = *self.prng.pick(&nodes);
+        let mut spare = (nodes.len() - 1) / 2;
+        for a in &nodes {
+            for b in nodes.iter().filter(|b| *b > a) {
+                if *a == hub || *b == hub {
+                    if spare == 0 {
+                        continue;
+                    }
+                    spare -= 1;
+                }
+                if self.prng.chance(600) {
+                    self.cuts.extend([(*a, *b), (*b, *a)]);
+                }
+            }
+        }
+    }
+
     /// Faults stop, except for what the ending leaves.
     pub(super) fn calm_down(&mut self) -> Result<(), Violation> {
         self.calm = true;
@@ -118,7 +138,7 @@ impl Run {
         let in_need = nodes.iter().any(|node| self.group.node(*node).disk.state_lost());
         let mut down = Vec::new();
         match self.plan.ending {
-            Ending::Whole => {}
+            Ending::Whole | Ending::Partial => {}
             Ending::MinorityDown if in_need => {}
             Ending::MinorityDown => {
                 let first = self.prng.below(nodes.len() as u64);
@@ -131,6 +151,9 @@ impl Run {
                     self.cuts.insert(link);
                 }
             }
+        }
+        if self.plan.ending == Ending::Partial {
+            self.cut_partially();
         }
         self.say(|run| format!("---- calm, down {down:?}, cut {:?}", run.cuts));
         for node in &down {

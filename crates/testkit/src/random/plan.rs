@@ -44,6 +44,8 @@ pub(super) enum Ending {
     Whole,
     MinorityDown,
     OneWayCut,
+    /// Chains, stars, rings: somebody reaches a quorum.
+    Partial,
 }
 
 impl Plan {
@@ -78,6 +80,7 @@ impl Plan {
             Fault::LoseState,
             Fault::Transfer,
         ];
+        let endings = [Ending::Whole, Ending::MinorityDown, Ending::OneWayCut, Ending::Partial];
         let mut faults: Vec<Fault> = all.into_iter().filter(|_| prng.chance(500)).collect();
         faults.extend([Fault::Heal, Fault::Heal]);
         Plan {
@@ -91,7 +94,8 @@ impl Plan {
             client_us: *prng.pick(&[5_000, 20_000, 60_000]),
             fault_us: *prng.pick(&[50_000, 200_000, 800_000]),
             faults,
-            ending: *prng.pick(&[Ending::Whole, Ending::MinorityDown, Ending::OneWayCut]),
+            // Without canvassing a node that hears no leader disturbs those who do.
+            ending: *prng.pick(&endings[..if canvass { 4 } else { 3 }]),
         }
     }
 }

@@ -23,6 +23,8 @@ pub(super) enum Event {
     Fault,
 }
 
+const ENTRY_BYTES_MAX: u64 = 12;
+
 /// What becomes of the trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trace {
@@ -159,6 +161,22 @@ impl Run {
             }
             self.collect();
             self.flush_trace();
+            self.judge_memory()?;
+        }
+    }
+
+    /// The log in memory stays within a few times what it may keep, whatever happens.
+    fn judge_memory(&self) -> Result<(), Violation> {
+        let limits = &self.plan.limits;
+        let bound =
+            3 * limits.keep_bytes_max + limits.window_bytes.min(limits.window_slots * ENTRY_BYTES_MAX);
+        let bytes = |id: &NodeId| self.group.replica(*id).map_or(0, |replica| replica.log().bytes());
+        match self.group.nodes.keys().find(|id| bytes(id) > bound) {
+            None => Ok(()),
+            Some(id) => {
+                let detail = format!("{id} holds {} B in memory, more than {bound}", bytes(id));
+                Err(Violation { property: "bounds", detail })
+            }
         }
     }
 
@@ -237,7 +255,9 @@ impl Run {
                 self.group.sync(node, usize::try_from(steps).unwrap_or(1))
             }
             Event::Fetched(fetch) => {
-                if self.group.live().contains(&fetch.node) && self.group.live().contains(&fetch.from) {
+                let live = self.group.live();
+                let linked = !self.cuts.contains(&(fetch.from, fetch.node));
+                if linked && live.contains(&fetch.node) && live.contains(&fetch.from) {
                     self.figures.snapshots += 1;
                     self.group.fetch(fetch)?;
                 }
@@ -278,7 +298,7 @@ impl Run {
 
     pub(super) fn propose_on(&mut self, node: NodeId) -> Result<(), Violation> {
         self.proposals += 1;
-        let bytes = *self.prng.pick(&[1, 1, 3, 12]);
+        let bytes = *self.prng.pick(&[1, 1, 3, ENTRY_BYTES_MAX]);
         let text = Text::new(&format!("v{}", self.proposals), bytes);
         self.group.step(node, Input::Propose(text))
     }
