@@ -35,7 +35,6 @@ pub struct Disk {
     durable: Durable<Text>,
     checkpoint: State,
     trimmed_end: Slot,
-    used: bool,
     queue: VecDeque<Unsynced>,
 }
 
@@ -45,7 +44,6 @@ impl Default for Disk {
             durable: Durable::default(),
             checkpoint: State::default(),
             trimmed_end: FIRST_SLOT,
-            used: false,
             queue: VecDeque::new(),
         }
     }
@@ -74,7 +72,6 @@ impl Disk {
             synced.writes.extend(step.writes);
             synced.released.extend(step.after_sync);
         }
-        self.used |= !synced.writes.is_empty();
         synced
     }
 
@@ -84,7 +81,6 @@ impl Disk {
         for write in &survivors {
             self.durable.replay(write.clone());
         }
-        self.used |= !survivors.is_empty();
         survivors
     }
 
@@ -128,10 +124,5 @@ impl Disk {
     /// Slots below are cut from its log.
     pub fn trimmed_end(&self) -> Slot {
         self.trimmed_end
-    }
-
-    /// Whether anything was ever made durable.
-    pub fn used(&self) -> bool {
-        self.used
     }
 }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use paxos::Replica;
 use paxos::ids::{Moment, NodeId, Slot};
-use paxos::invariants::{self, Monitor, Violation};
+use paxos::invariants::{Monitor, Violation};
 use paxos::io::{Arm, Delay, Input, Output, ReadId, Reply, Timer, Write};
 use paxos::limits::Limits;
-use paxos::message::{Entry, Envelope, Message};
+use paxos::message::{Entry, Envelope};
 use paxos::quorum::Voters;
 use paxos::replica::{Config, Recovered};
 use paxos::trace;
@@ -20,6 +20,11 @@ use crate::command::{State, Text};
 use crate::disk::Disk;
 use crate::judge::{self, Judge};
 use crate::prng::Prng;
+
+mod checks;
+mod reads;
+
+use reads::Reading;
 
 /// How timers with room for luck are drawn.
 #[derive(Clone, Debug)]
@@ -52,17 +57,6 @@ pub struct Node {
     /// How much faster than true time its clock runs, in parts per million.
     drift_ppm: i64,
     config: Arc<Config>,
-}
-
-/// A read under way.
-#[derive(Clone, Copy, Debug)]
-pub struct Reading {
-    /// Where it was asked.
-    pub node: NodeId,
-    /// What was acknowledged when it began.
-    floor: Slot,
-    /// Confirmed: runs on any state that reaches this.
-    needs: Option<Slot>,
 }
 
 /// A replica that asked for a snapshot.
@@ -187,7 +181,7 @@ impl Group {
             durable: durable.clone(),
             state_end: state.end,
             trimmed_end: node.disk.trimmed_end(),
-            restarted: node.disk.used(),
+            restarted: node.lives > 1,
         };
         let replica = Replica::recover(node.config.clone(), recovered);
         let monitor = Monitor::new(&replica, durable);
@@ -397,106 +391,5 @@ impl Group {
             }
             Reply::NotProposed { .. } | Reply::TransferRefused { .. } => {}
         }
-    }
-
-    /// Begins a quorum read at a node.
-    ///
-    /// # Errors
-    /// The first property that doesn't hold.
-    pub fn read(&mut self, node: NodeId) -> Result<(), Violation> {
-        self.reads_begun += 1;
-        let id = ReadId(self.reads_begun);
-        let reading = Reading { node, floor: self.judge.acknowledged_end(), needs: None };
-        self.reads.insert(id, reading);
-        self.step(node, Input::Read(id))
-    }
-
-    /// Reads under the lease, if the node holds one: the state first, then the clock.
-    ///
-    /// # Errors
-    /// The first property that doesn't hold.
-    pub fn read_lease(&mut self, node: NodeId) -> Result<Option<State>, Violation> {
-        let Some(life) = &self.node(node).life else { return Ok(None) };
-        let state = life.state.clone();
-        if life.replica.lease_until().is_none_or(|until| self.clock(node) >= until) {
-            return Ok(None);
-        }
-        let floor = self.judge.acknowledged_end();
-        self.judge.read(node, floor, state.end)?;
-        self.reads_answered += 1;
-        Ok(Some(state))
-    }
-
-    /// Reads that wait.
-    pub fn reads_waiting(&self) -> usize {
-        self.reads.len()
-    }
-
-    fn run_reads(&mut self) -> Result<(), Violation> {
-        let ready = |(id, read): (&ReadId, &Reading)| {
-            let state = &self.nodes.get(&read.node)?.life.as_ref()?.state;
-            (state.end >= read.needs?).then_some((*id, *read, state.end))
-        };
-        let ready: Vec<_> = self.reads.iter().filter_map(ready).collect();
-        for (id, read, end) in ready {
-            self.reads.remove(&id);
-            self.reads_answered += 1;
-            self.judge.read(read.node, read.floor, end)?;
-            if self.tracing {
-                let value = self.node(read.node).life.as_ref().map(|life| life.state.summary());
-                self.lines.push(format!("  read r{} = {}", id.0, value.unwrap_or_default()));
-            }
-        }
-        Ok(())
-    }
-
-    fn judge_all(&self) -> Result<(), Violation> {
-        let lives = || self.nodes.values().filter_map(|node| node.life.as_ref());
-        if let Some(violation) = invariants::violated(lives().map(|life| &life.replica)) {
-            return Err(violation);
-        }
-        for life in lives().filter(|life| !life.replica.state_lost()) {
-            if life.state.end != life.replica.applied_end() {
-                let detail = format!("{} applied up to another end than it says", life.replica.node());
-                return Err(Violation { property: "P5", detail });
-            }
-        }
-        self.judge_leases()
-    }
-
-    /// While a lease holds, nobody leads at a higher ballot (P7).
-    fn judge_leases(&self) -> Result<(), Violation> {
-        let Some(newest) = self.leader().and_then(|id| self.replica(id)?.leading()) else { return Ok(()) };
-        for id in self.nodes.keys() {
-            let Some(replica) = self.replica(*id) else { continue };
-            let held = replica.lease_until().is_some_and(|until| self.clock(*id) < until);
-            if let Some(ballot) = replica.leading()
-                && held
-                && ballot < newest
-            {
-                let detail = format!("{id} holds a lease at {ballot} while {newest} leads");
-                return Err(Violation { property: "P7", detail });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The word a message begins with in traces.
-pub fn kind<C>(message: &Message<C>) -> &'static str {
-    match message {
-        Message::Canvass { .. } => "Canvass",
-        Message::Canvassed { .. } => "Canvassed",
-        Message::Prepare { .. } => "Prepare",
-        Message::Promise { .. } => "Promise",
-        Message::Accept { .. } => "Accept",
-        Message::Accepted { .. } => "Accepted",
-        Message::Preempted { .. } => "Preempted",
-        Message::AlreadyChosen { .. } => "AlreadyChosen",
-        Message::Heartbeat { .. } => "Heartbeat",
-        Message::HeartbeatAck { .. } => "HeartbeatAck",
-        Message::CatchUp { .. } => "CatchUp",
-        Message::Caught { .. } => "Caught",
-        Message::Transfer { .. } => "Transfer",
     }
 }

@@ -11,7 +11,7 @@ use paxos::io::Input;
 use paxos::message::{Envelope, Message};
 
 use crate::command::Text;
-use crate::group::{Group, kind};
+use crate::group::Group;
 
 /// Which of the queued messages are meant.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +31,25 @@ impl Which {
         self.link.is_none_or(|link| link == (envelope.from, envelope.to))
             && self.kind.as_ref().is_none_or(|word| word == kind(&envelope.message))
             && (self.slot.is_none() || self.slot == slot(&envelope.message))
+    }
+}
+
+/// The word a message begins with in traces.
+fn kind(message: &Message<Text>) -> &'static str {
+    match message {
+        Message::Canvass { .. } => "Canvass",
+        Message::Canvassed { .. } => "Canvassed",
+        Message::Prepare { .. } => "Prepare",
+        Message::Promise { .. } => "Promise",
+        Message::Accept { .. } => "Accept",
+        Message::Accepted { .. } => "Accepted",
+        Message::Preempted { .. } => "Preempted",
+        Message::AlreadyChosen { .. } => "AlreadyChosen",
+        Message::Heartbeat { .. } => "Heartbeat",
+        Message::HeartbeatAck { .. } => "HeartbeatAck",
+        Message::CatchUp { .. } => "CatchUp",
+        Message::Caught { .. } => "Caught",
+        Message::Transfer { .. } => "Transfer",
     }
 }
 

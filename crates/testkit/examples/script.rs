@@ -1,0 +1,23 @@
+//! Runs scripts of one's own: `script FILE` prints the file with the output of every command. Good for trying things out.
+
+use std::process::ExitCode;
+
+use testkit::golden;
+
+fn main() -> ExitCode {
+    let mut same = true;
+    for path in std::env::args().skip(1) {
+        match std::fs::read_to_string(&path) {
+            Ok(recorded) => {
+                let fresh = golden::replay(&recorded);
+                same &= fresh == recorded;
+                print!("{fresh}");
+            }
+            Err(error) => {
+                eprintln!("{path}: {error}");
+                same = false;
+            }
+        }
+    }
+    if same { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
