@@ -25,7 +25,7 @@ pub(crate) const CONNECT: Backoff =
     Backoff { first: Duration::from_millis(10), most: Duration::from_millis(200) };
 
 impl Backoff {
-    /// The delay before try `round + 1`, when `round` tries have failed: random, at least a quarter of the bound, so that it's never none.
+    /// The delay after `round + 1` failed tries: random, at least a quarter of the bound, so that it's never none.
     pub(crate) fn delay(&self, round: u32, random: &mut impl Rng) -> Duration {
         let bound = self.first.saturating_mul(1 << round.min(16)).min(self.most);
         bound.mul_f64(random.random_range(0.25..=1.0))

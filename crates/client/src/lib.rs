@@ -25,11 +25,12 @@
 //!
 //! # What happens to a call
 //!
-//! All callers of a [`Client`] and its clones share one long-lived stream a node. Calls that are made at the same time
-//! travel in one frame, so the more callers there are, the less each costs. A call goes to the leader of the group that serves its key; what
-//! isn't answered is repeated, bit for bit, until [`ClientOptions::timeout`]: after a redirect or a broken stream at once, after a
-//! refusal with a growing random delay, after half a second without a word from the node to whoever leads then. While
-//! a group elects, its calls wait in line and small probes ask the members who leads.
+//! All callers of a [`Client`] and its clones share one long-lived stream a node. Calls that are made at the same
+//! time travel in one frame, so the more callers there are, the less each costs. A call goes to the leader of the
+//! group that serves its key; what isn't answered is repeated, bit for bit, until [`ClientOptions::timeout`]: after a
+//! redirect or a broken stream at once, after a refusal with a growing random delay, after half a second without a
+//! word from the node to whoever leads then. While a group elects, its calls wait in line and small probes ask the
+//! members who leads.
 //!
 //! # Exactly once
 //!

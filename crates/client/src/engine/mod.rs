@@ -10,6 +10,8 @@ mod discovery;
 mod dispatch;
 mod links;
 #[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod tests;
 mod tick;
 

@@ -1,6 +1,12 @@
 //! A cluster that isn't one: real sockets and streams, the real state machine, but one copy of it, and a script where
 //! consensus would be. Each node has a runtime of its own, so that killing it breaks its connections as a crash does.
 
+// By path, since the tests of kvctl take this file in by its path.
+#[path = "fake/admin.rs"]
+mod admin;
+#[path = "fake/node.rs"]
+mod node;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -19,15 +25,11 @@ use paxos::ids::{GroupId, LogTime, Sequence, Slot};
 use paxos::rsm::batch::BatchBuilder;
 use paxos::rsm::state_machine::StateMachine;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::sync::watch;
-use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tokio::sync::mpsc::UnboundedSender;
+use tonic::Status;
 use wire::v1;
-use wire::v1::admin_server::AdminServer;
-use wire::v1::client_server::{Client as Service, ClientServer};
 
-use crate::admin::Tables;
+use node::Node;
 
 pub(crate) const SHARDS: u16 = 8;
 
@@ -82,11 +84,6 @@ pub(crate) struct World {
 pub(crate) struct Fake {
     pub(crate) world: Arc<World>,
     nodes: Vec<Node>,
-}
-
-struct Node {
-    runtime: Option<Runtime>,
-    paused: watch::Sender<bool>,
 }
 
 impl Fake {
@@ -182,75 +179,10 @@ impl Drop for Fake {
     }
 }
 
-impl Node {
-    fn start(id: u32, listener: TcpListener, world: &Arc<World>) -> Node {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (paused, watching) = watch::channel(false);
-        let service = NodeService { id, world: world.clone(), paused: watching };
-        listener.set_nonblocking(true).unwrap();
-        runtime.spawn(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-            let admin = AdminServer::new(Tables { node: id, world: service.world.clone() });
-            let service = ClientServer::new(service)
-                .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
-            tonic::transport::Server::builder()
-                .add_service(service)
-                .add_service(admin)
-                .serve_with_incoming(incoming)
-                .await
-        });
-        Node { runtime: Some(runtime), paused }
-    }
-}
-
-struct NodeService {
-    id: u32,
-    world: Arc<World>,
-    paused: watch::Receiver<bool>,
-}
-
-type Frames = UnboundedReceiverStream<Result<v1::ServerFrame, Status>>;
-
-#[tonic::async_trait]
-impl Service for NodeService {
-    type ConnectStream = Frames;
-
-    async fn connect(
-        &self,
-        request: Request<Streaming<v1::ClientFrame>>,
-    ) -> Result<Response<Frames>, Status> {
-        let (answers, stream) = unbounded_channel();
-        let (id, world, mut paused) = (self.id, self.world.clone(), self.paused.clone());
-        world.streams.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(async move {
-            let mut frames = request.into_inner();
-            let mut hello = Some(world.hello(id));
-            loop {
-                drop(paused.wait_for(|paused| !paused).await);
-                if let Some(hello) = hello.take() {
-                    let log_time = world.log_time.load(Ordering::Relaxed);
-                    let _sent =
-                        answers.send(Ok(v1::ServerFrame { hello: Some(hello), log_time, answers: vec![] }));
-                }
-                let Ok(Some(frame)) = frames.message().await else { return };
-                drop(paused.wait_for(|paused| !paused).await);
-                world.frames.fetch_add(1, Ordering::Relaxed);
-                if world.frame(id, frame, &answers).is_break() {
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(UnboundedReceiverStream::new(stream)))
-    }
-}
-
-type Answers = UnboundedSender<Result<v1::ServerFrame, Status>>;
+pub(crate) type Answers = UnboundedSender<Result<v1::ServerFrame, Status>>;
 
 impl World {
-    fn hello(&self, node: u32) -> v1::Hello {
+    pub(crate) fn hello(&self, node: u32) -> v1::Hello {
         v1::Hello {
             node,
             cluster: Bytes::from(vec![7; 16]),
@@ -283,7 +215,7 @@ impl World {
         self.hints.lock().get(&node).copied().unwrap_or(truth)
     }
 
-    fn frame(
+    pub(crate) fn frame(
         self: &Arc<Self>,
         node: u32,
         frame: v1::ClientFrame,

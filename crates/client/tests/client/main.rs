@@ -3,7 +3,6 @@
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used)]
 
-mod admin;
 mod exactly_once;
 mod failover;
 mod fake;

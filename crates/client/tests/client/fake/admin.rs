@@ -10,7 +10,7 @@ use wire::v1::{
     StatusRequest, StatusResponse, TraceLine, TraceRequest, TransferLeaderRequest, TransferLeaderResponse,
 };
 
-use crate::fake::World;
+use super::World;
 
 pub(crate) struct Tables {
     pub(crate) node: u32,
