@@ -132,7 +132,8 @@ async fn nodes_that_name_each_other_are_left_for_who_really_leads() {
     fake.world.hints.lock().extend([(1, 2), (2, 1)]);
     fake.elect(3);
     client.put(b"k", b"v").await.unwrap();
-    assert!(fake.writes().len() < 10);
+    let tries = fake.writes().len();
+    assert!(tries < 30, "{tries} tries");
 }
 
 #[tokio::test]
