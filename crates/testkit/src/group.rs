@@ -42,6 +42,8 @@ pub struct Life {
     pub replica: Replica<Text>,
     /// Its state machine.
     pub state: State,
+    /// Size of the log it began with: a disk may hold more than a replica keeps.
+    pub recovered_bytes: u64,
     monitor: Monitor<Text>,
     timers: BTreeMap<Timer, u64>,
 }
@@ -186,7 +188,13 @@ impl Group {
         let replica = Replica::recover(node.config.clone(), recovered);
         let monitor = Monitor::new(&replica, durable);
         self.judge.state(id, &state)?;
-        self.node_mut(id).life = Some(Life { replica, state, monitor, timers: BTreeMap::new() });
+        self.node_mut(id).life = Some(Life {
+            recovered_bytes: replica.log().bytes(),
+            replica,
+            state,
+            monitor,
+            timers: BTreeMap::new(),
+        });
         self.step(id, Input::Start)
     }
 

@@ -90,10 +90,12 @@ impl<C: Command> Replica<C> {
     }
 
     /// Votes far above what is chosen are bounded, in slots and in bytes; what isn't taken is caught up with when it is chosen.
-    /// The next slot always has room, and so has a slot that is held already.
+    /// The next slot always has room, and so has a slot that is held already. A replica without its state applies nothing, so the
+    /// next slot is no exception there.
     fn has_room_for(&self, slot: Slot) -> bool {
         let ahead = slot.0 < self.chosen_end.0 + self.limits().accept_ahead_slots;
-        ahead && (slot == self.chosen_end || self.log.get(slot).is_some() || self.has_memory())
+        let next = slot == self.chosen_end && !self.state_lost();
+        ahead && (next || self.log.get(slot).is_some() || self.has_memory())
     }
 
     /// The log is bounded after every step, so beyond the bound is only what can't be applied yet.

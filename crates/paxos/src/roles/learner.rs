@@ -169,6 +169,9 @@ impl<C: Command> Replica<C> {
             if slot < self.chosen_end {
                 continue;
             }
+            if self.state_lost() && !self.has_memory() {
+                break;
+            }
             match caught {
                 Caught::Same(ballot) => match self.log.vote(slot) {
                     Some((voted_at, entry)) if *voted_at == ballot => {

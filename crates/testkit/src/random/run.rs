@@ -168,16 +168,16 @@ impl Run {
     /// The log in memory stays within a few times what it may keep, whatever happens.
     fn judge_memory(&self) -> Result<(), Violation> {
         let limits = &self.plan.limits;
-        let bound =
-            3 * limits.keep_bytes_max + limits.window_bytes.min(limits.window_slots * ENTRY_BYTES_MAX);
-        let bytes = |id: &NodeId| self.group.replica(*id).map_or(0, |replica| replica.log().bytes());
-        match self.group.nodes.keys().find(|id| bytes(id) > bound) {
-            None => Ok(()),
-            Some(id) => {
-                let detail = format!("{id} holds {} B in memory, more than {bound}", bytes(id));
-                Err(Violation { property: "bounds", detail })
+        let window = limits.window_bytes.min(limits.window_slots * ENTRY_BYTES_MAX);
+        for (id, life) in self.group.nodes.iter().filter_map(|(id, node)| Some((id, node.life.as_ref()?))) {
+            let (bytes, bound) =
+                (life.replica.log().bytes(), 3 * limits.keep_bytes_max + window + life.recovered_bytes);
+            if bytes > bound {
+                let detail = format!("{id} holds {bytes} B in memory, more than {bound}");
+                return Err(Violation { property: "bounds", detail });
             }
         }
+        Ok(())
     }
 
     /// Decides the fate of what left the nodes, and lets the disks work.
