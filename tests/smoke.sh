@@ -30,7 +30,7 @@ die() {
 left() {
   local line
   for line in /proc/[0-9]*/cmdline; do
-    if tr '\0' ' ' <"$line" 2>/dev/null | grep -qF "kvserver --config $data/"; then
+    if { tr '\0' ' ' <"$line"; } 2>/dev/null | grep -qF "kvserver --config $data/"; then
       line=${line#/proc/}
       echo "${line%/cmdline}"
     fi
@@ -93,7 +93,9 @@ LC_ALL=C sort -s -t "$(printf '\t')" -k 1,1 "$work/words.tsv" >"$work/expected.t
 cmp "$work/expected.tsv" "$work/export.tsv" || die "what was exported isn't what was imported"
 say "$(tail -n 1 "$work/export.log"), byte for byte what was imported"
 
-say "bench: $(kvctl bench --workload put --clients 256 --seconds $BENCH_SECONDS 2>>"$work/bench.log")" || die "the bench failed"
+figures=$(kvctl bench --workload put --clients 256 --seconds $BENCH_SECONDS 2>>"$work/bench.log") || die "the bench failed"
+say "bench: $figures"
+case $figures in *"errors 0") ;; *) die "operations failed although nothing was broken" ;; esac
 
 kill -TERM "$demo"
 wait "$demo" || die "the demo ended with exit code $?"

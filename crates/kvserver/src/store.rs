@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use paxos::ids::{LogTime, Slot};
 use paxos::rsm::batch::BatchView;
-use paxos::rsm::state_machine::{Page, RequestId, RestoreError, StateMachine};
+use paxos::rsm::state_machine::{Counts, Page, RequestId, RestoreError, StateMachine};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::command::{Refusal, Reply, ShardId, shard_of};
@@ -226,6 +226,14 @@ impl StateMachine for Store {
 
     fn state_hash(&self) -> u128 {
         self.tally.hash.wrapping_add(self.scalars_hash())
+    }
+
+    fn trouble(&self) -> Option<String> {
+        (self.unreadable > 0).then(|| format!("{} batches of the log are of a version this code can't read", self.unreadable))
+    }
+
+    fn counts(&self) -> Counts {
+        Counts { keys: self.keys(), sessions: self.sessions(), shards: self.shards().count() as u64 }
     }
 
     fn state_bytes(&self) -> u64 {

@@ -10,7 +10,7 @@ use crate::genesis::Genesis;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use paxos::ids::{Ballot, Generation, GroupId, NodeId, Slot};
-use paxos::rsm::state_machine::{RequestId, StateMachine};
+use paxos::rsm::state_machine::{Counts, RequestId, StateMachine};
 use tokio::sync::{Notify, broadcast, oneshot};
 
 /// What a client wants of a group.
@@ -151,6 +151,8 @@ pub struct ReplicaStatus {
     pub voters: Vec<NodeId>,
     /// Hash of the state at `applied_end`.
     pub state_hash: u128,
+    /// How much the state holds.
+    pub counts: Counts,
 }
 
 /// A slot as `kvctl log show` presents it.

@@ -66,7 +66,7 @@ impl Administration {
             durable_end: replica.durable_end.0,
             log_bytes: replica.log_bytes,
             shards: u32::try_from(shards).unwrap_or(u32::MAX),
-            keys: 0, // The node doesn't tell.
+            keys: replica.counts.keys,
             state_bytes: replica.state_bytes,
             log_time: replica.log_time,
             voters: replica.voters.iter().map(|voter| voter.0).collect(),

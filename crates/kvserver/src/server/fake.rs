@@ -80,6 +80,7 @@ impl FakeNode {
             log_time: 5000,
             voters: vec![NodeId(1), NodeId(2), NodeId(3)],
             state_hash: 0xabc,
+            counts: paxos::rsm::state_machine::Counts::default(),
         }
     }
 }

@@ -140,6 +140,8 @@ fn replica_of(context: &Context, replica: &ReplicaStatus) -> Value {
         "log_time_ms": replica.log_time,
         "shards": shards,
         "voters": replica.voters.iter().map(|voter| voter.0).collect::<Vec<_>>(),
+        "keys": replica.counts.keys,
+        "sessions": replica.counts.sessions,
         "state_hash": format!("{:032x}", replica.state_hash),
     })
 }

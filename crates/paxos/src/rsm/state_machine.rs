@@ -21,6 +21,17 @@ pub struct Page {
     pub body: Vec<u8>,
 }
 
+/// How much a state machine holds, for people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Keys.
+    pub keys: u64,
+    /// Clients remembered, once per shard.
+    pub sessions: u64,
+    /// Shards.
+    pub shards: u64,
+}
+
 /// A snapshot that can't be loaded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("snapshot refused: {0}")]
@@ -48,6 +59,17 @@ pub trait StateMachine: Clone + Send + Sync + 'static {
 
     /// Incremental hash of the whole replicated state: equal at equal slots (P5).
     fn state_hash(&self) -> u128;
+
+    /// Why this code can't go on with this state, if a log entry was beyond it: the replica then stops by name instead of
+    /// diverging from those that can.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    /// How much it holds. Quick, whatever the size.
+    fn counts(&self) -> Counts {
+        Counts::default()
+    }
 
     /// Size of the state in memory, about, in bytes.
     fn state_bytes(&self) -> u64;

@@ -298,6 +298,7 @@ impl<S: StateMachine> Hosted<S> {
             log_time: self.machine.log_time().0,
             voters: self.replica.voters().iter().collect(),
             state_hash: self.machine.state_hash(),
+            counts: self.machine.counts(),
         }
     }
 

@@ -244,6 +244,10 @@ impl<S: StateMachine> Node<S> {
             }
             None => self.condition = Some(format!("{me} is no voter of this cluster")),
         }
+        if genesis.groups != self.options.groups || genesis.config != self.options.genesis {
+            let reason = "the configured shards and groups aren't those that the cluster was created with";
+            return Err(StartError::Options(reason.to_string()));
+        }
         let known: BTreeMap<NodeId, ()> = self.options.nodes.iter().map(|n| (n.id, ())).collect();
         if let Some((stranger, _)) = genesis.voters.iter().find(|(node, _)| !known.contains_key(node)) {
             return Err(StartError::Options(format!("voter {stranger} has no address in the configuration")));

@@ -119,6 +119,9 @@ impl<S: StateMachine> Node<S> {
             let served = self.hosted[index].serve_unapplied();
             Counters::add(&self.shared.counters.quorum_reads, served);
             self.send_digest(index, chosen.len() as u64);
+            if let Some(trouble) = self.hosted[index].machine.trouble() {
+                self.stop_voting(format!("{group}: {trouble}"));
+            }
         }
         for reply in replies {
             self.on_reply(index, reply);

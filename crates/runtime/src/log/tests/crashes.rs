@@ -11,8 +11,9 @@ use crate::fs::sim::Loss;
 /// What the owner knows. Slots are 0, 1, 2, … in the order of appending, so a list of slots is a check of the order.
 #[derive(Default)]
 struct Owner {
-    /// Slots appended.
+    /// Slots appended, and of them those up to the last that isn't lazy.
     appended: u64,
+    covered: u64,
     /// Of them, how many were reported durable.
     acknowledged: u64,
     /// After which counts a commit ended: only these can be recovered.
@@ -47,7 +48,7 @@ impl Owner {
             } else {
                 log.commit(states)
             };
-            waiting.push((frame, self.appended, self.promised));
+            waiting.push((frame, self.covered, self.promised));
             if rng.random_bool(0.3) {
                 log.work();
             }
@@ -69,18 +70,23 @@ impl Owner {
             if rng.random_bool(0.2) {
                 self.promised += 1;
                 log.append(state(&self.promised.to_string()).as_record(), false);
+                self.covered = self.appended;
             }
             let bytes = if rng.random_bool(0.05) { 9000 } else { rng.random_range(0..900) };
-            // A lazy vote has no use, but what isn't covered must keep its place, too.
-            log.append(vote(self.appended, bytes).as_record(), false);
+            // No vote is lazy in truth; here it shows that what isn't covered keeps its place, too.
+            let lazy = rng.random_bool(0.2);
+            log.append(vote(self.appended, bytes).as_record(), lazy);
             self.appended += 1;
+            if !lazy {
+                self.covered = self.appended;
+            }
         }
     }
 
     fn learn(&mut self, log: &Log, waiting: &mut Vec<(FrameNo, u64, u64)>) {
         let durable = log.durable();
-        for (_, appended, promised) in waiting.extract_if(.., |(frame, _, _)| *frame <= durable) {
-            self.acknowledged = self.acknowledged.max(appended);
+        for (_, covered, promised) in waiting.extract_if(.., |(frame, _, _)| *frame <= durable) {
+            self.acknowledged = self.acknowledged.max(covered);
             self.promised_durably = self.promised_durably.max(promised);
         }
     }
@@ -102,7 +108,7 @@ impl Owner {
             })
             .max();
         assert!(promised.unwrap_or(0) >= self.promised_durably, "P1: a promise went with its segment");
-        self.appended = end;
+        (self.appended, self.covered) = (end, end);
         self.promised = promised.unwrap_or(0);
         self.commit_ends = self.commit_ends.range(..=end).copied().collect();
     }

@@ -54,6 +54,10 @@ fn what_comes_during_a_sync_becomes_one_frame_and_counts_as_unsynced() {
     log.append(vote(0, 10).as_record(), false);
     let first = log.commit(states);
     wait_durable(&log, &woken, first);
+    // Only syncs of frames are to be held, not those of spares being made.
+    while log.disk_bytes() < 3 * 8192 {
+        std::thread::yield_now();
+    }
     fs.hold_syncs(true);
     log.append(vote(1, 10).as_record(), false);
     let second = log.commit(states);
