@@ -20,7 +20,7 @@ fn dose() -> usize {
 async fn connect(demo: &Demo) -> Client {
     let options =
         ClientOptions { endpoints: demo.endpoints(), timeout: Duration::from_secs(60), ..Default::default() };
-    Client::connect(options).await.unwrap()
+    Client::connect(options).await.expect("the cluster serves")
 }
 
 /// Kills a random leader every `every`, and starts it again, until told to stop; how often.
@@ -91,11 +91,12 @@ fn appends_through_kills_are_applied_exactly_once() {
 fn judge(values: &[(String, Vec<u8>)], appends: usize) {
     let mut seen: HashMap<(usize, usize), u32> = HashMap::new();
     for (key, value) in values {
-        let text = std::str::from_utf8(value).unwrap();
+        let text = std::str::from_utf8(value).expect("clients append text");
         let mut last: HashMap<usize, usize> = HashMap::new();
         for item in text.split_terminator(';') {
-            let (who, n) = item.split_once(':').unwrap();
-            let (who, n): (usize, usize) = (who.parse().unwrap(), n.parse().unwrap());
+            let (who, n) = item.split_once(':').expect("client:number");
+            let number = |text: &str| -> usize { text.parse().expect("a number") };
+            let (who, n) = (number(who), number(n));
             *seen.entry((who, n)).or_default() += 1;
             let before = last.insert(who, n);
             assert!(

@@ -229,7 +229,8 @@ impl StateMachine for Store {
     }
 
     fn trouble(&self) -> Option<String> {
-        (self.unreadable > 0).then(|| format!("{} batches of the log are of a version this code can't read", self.unreadable))
+        (self.unreadable > 0)
+            .then(|| format!("{} batches of the log are of a version this code can't read", self.unreadable))
     }
 
     fn counts(&self) -> Counts {

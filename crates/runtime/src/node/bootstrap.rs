@@ -113,9 +113,9 @@ impl<S: StateMachine> Node<S> {
         }
         self.append(GroupId(0), genesis.generation, None, &LogRecord::Genesis(genesis.clone()), false);
         // Nobody may hear of it before it is durable, and there is nothing else to do meanwhile.
-        if let Committed::Failed = self.log.commit_inline(Vec::new) {
+        let Committed::Durable(_) = self.log.commit_and_wait(Vec::new) else {
             return self.stop_voting("Genesis couldn't be written".to_string());
-        }
+        };
         if let Err(reason) = self.identity.set_cluster(genesis.cluster) {
             return self.stop_voting(format!("the identity couldn't be written: {reason}"));
         }
