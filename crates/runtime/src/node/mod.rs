@@ -29,7 +29,7 @@ use crate::clock;
 use crate::fs::RealFs;
 use crate::genesis::Genesis;
 use crate::log::Log;
-use crate::log::options::{self as log_options, Hooks, LogOptions};
+use crate::log::options::{self as log_options, FrameNo, Hooks, LogOptions};
 use crate::log::record::RecordBuf;
 use crate::node::hosted::Hosted;
 use crate::node::turn::AfterSync;
@@ -86,6 +86,8 @@ pub(crate) struct Node<S: StateMachine> {
     faulty: bool,
     stopping: Option<(Moment, Vec<oneshot::Sender<()>>)>,
     started: Moment,
+    /// The last frame of earlier lives.
+    first_frame: FrameNo,
     checkpointing: bool,
     log_bytes_at_checkpoint: u64,
     log_bytes: u64,
@@ -111,6 +113,7 @@ pub async fn start<S: StateMachine>(
         Arc::new(move || inbox.wake.notify_one())
     };
     let (log, replayed) = open_log(&options, &identity, wake.clone())?;
+    let first_frame = log.durable();
     let myself = Myself { node: options.node, incarnation: identity.incarnation(), boot: identity.boot() };
     let network = Arc::new(Network {
         myself,
@@ -159,6 +162,7 @@ pub async fn start<S: StateMachine>(
         faulty: false,
         stopping: None,
         started,
+        first_frame,
         checkpointing: false,
         log_bytes_at_checkpoint: 0,
         log_bytes: 0,

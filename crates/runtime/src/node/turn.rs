@@ -167,6 +167,7 @@ impl<S: StateMachine> Node<S> {
     fn take_durable(&mut self) {
         loop {
             let durable = self.log.durable();
+            self.shared.counters.syncs.store(durable.0 - self.first_frame.0, Ordering::Relaxed);
             let Some(front) = self.after_sync.front() else { return };
             if front.frame > durable {
                 return;
