@@ -47,9 +47,9 @@ impl Group {
         Ok(Some(state))
     }
 
-    /// Reads that wait.
-    pub fn reads_waiting(&self) -> usize {
-        self.reads.len()
+    /// Reads of a node that wait.
+    pub fn reads_waiting(&self, node: NodeId) -> usize {
+        self.reads.values().filter(|read| read.node == node).count()
     }
 
     pub(super) fn run_reads(&mut self) -> Result<(), Violation> {
