@@ -74,7 +74,8 @@ done
 [ -s "$data/demo.json" ] || die "the demo isn't ready after 30 s"
 say "three nodes: $(head -n 1 "$work/demo.log")"
 
-kvctl -o json import "$work/words.tsv" --format tsv >"$work/import.json" 2>"$work/import.log" &
+# Few in flight: it must last longer than the kills, however fast the machine.
+kvctl -o json import "$work/words.tsv" --format tsv --in-flight 24 >"$work/import.json" 2>"$work/import.log" &
 import=$!
 for kill in $(seq $KILLS); do
   sleep 0.3
