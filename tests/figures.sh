@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly KILLS=10 EACH=${SECONDS_EACH:-20}
+readonly EACH=${SECONDS_EACH:-20}
 bin=$(cd "${BIN:-target/release}" && pwd)
 work=$(mktemp -d "${TMPDIR:-/tmp}/synod-figures.XXXXXX")
 export KVCTL_DEMO=$work/demo PATH=$bin:$PATH
@@ -17,11 +17,6 @@ end() {
   rm -rf "$work"
 }
 trap end EXIT
-
-# A field of the JSON on stdin.
-field() { tr -d ' \n' | sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p"; }
-
-leader() { kvctl -o json status | tr -d ' \n' | sed -n 's/.*"id":1,"keys":[0-9]*,"leader":\([0-9]*\).*/\1/p'; }
 
 measure() {
   local name=$1
@@ -46,20 +41,7 @@ measure "get by lease, 256 clients" --workload get --clients 256 --consistency l
 measure "get linearizable, 1 client" --workload get --clients 1
 measure "get by lease, 1 client" --workload get --clients 1 --consistency lease
 
-# The longest wait of a few writers while the leader of group 1 dies is how long its writes stood still.
-gaps=()
-for _ in $(seq $KILLS); do
-  kvctl -o json bench --workload put --clients 8 --seconds 4 >"$work/gap.json" 2>/dev/null &
-  bench=$!
-  sleep 1
-  node=$(leader)
-  kvctl fault kill --node "$node" >/dev/null
-  wait "$bench"
-  gaps+=("$(field max_us <"$work/gap.json")")
-  kvctl fault start --node "$node" >/dev/null
-  sleep 1
-done
-printf '%s\n' "${gaps[@]}" | sort -n | awk -v kills=$KILLS '
-  { gap[NR] = $1 / 1000 }
-  END { printf "leader killed, %d times: writes stand still for %.0f ms (median), %.0f ms (longest)\n",
-        kills, (gap[int((NR + 1) / 2)] + gap[int(NR / 2) + 1]) / 2, gap[NR] }'
+kill "$demo"
+wait "$demo" || true
+demo=
+cargo run --quiet --release -p tests --example failover

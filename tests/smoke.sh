@@ -75,7 +75,7 @@ done
 say "three nodes: $(head -n 1 "$work/demo.log")"
 
 # Few in flight: it must last longer than the kills, however fast the machine.
-kvctl -o json import "$work/words.tsv" --format tsv --in-flight 24 >"$work/import.json" 2>"$work/import.log" &
+kvctl -o json import "$work/words.tsv" --format tsv --in-flight 64 >"$work/import.json" 2>"$work/import.log" &
 import=$!
 for kill in $(seq $KILLS); do
   sleep 0.3

@@ -1,3 +1,5 @@
+//! What a log promises when nothing fails: order, frames, gathering, lazy records, segments, opening.
+
 use super::*;
 use crate::fs::sim::Loss;
 
