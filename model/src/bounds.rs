@@ -1,0 +1,89 @@
+//! What keeps a model finite, and what it is about.
+
+use std::sync::Arc;
+
+use paxos::ids::{Ballot, NodeId, Slot};
+use paxos::io::Timer;
+use paxos::limits::Limits;
+use paxos::message::Message;
+use paxos::quorum::Voters;
+use paxos::replica::Config;
+
+use crate::sabotage::Sabotage;
+
+/// How many replicas a world has.
+pub const REPLICAS: usize = 3;
+
+/// The size of a world.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// How many ballots each node may prepare in its lives together.
+    pub campaigns: [u8; REPLICAS],
+    /// How many values each node proposes in its lives together, when it leads.
+    pub proposals: [u8; REPLICAS],
+    /// No slot above is proposed for.
+    pub last_slot: Slot,
+    /// Crashes in all.
+    pub crashes: u8,
+    /// How many steps of a node may wait for its disk; 0 syncs with the step.
+    pub queue: usize,
+    /// Replicas canvass before a ballot, and are sticky to the leader they hear.
+    pub canvass: bool,
+    /// Timers that may fire at any time, besides Election.
+    pub timers: &'static [Timer],
+    /// Messages that are always lost: their kinds, by [`kind`].
+    pub lost: &'static [&'static str],
+    /// A bug put in on purpose, outside the replica.
+    pub sabotage: Option<Sabotage>,
+}
+
+impl Bounds {
+    /// The voters of every world.
+    pub fn voters() -> Voters {
+        Voters::new((1..).map(NodeId).take(REPLICAS))
+    }
+
+    /// What the replica of `node` is told.
+    pub fn config(&self, node: NodeId) -> Arc<Config> {
+        let limits = Limits { canvass: self.canvass, leases: false, ..Limits::default() };
+        Arc::new(Config { me: node, voters: Bounds::voters(), limits })
+    }
+
+    /// Blanks what the receiver doesn't look at, so that messages that do the same are the same.
+    pub fn simplify(&self, message: &mut Message<u8>) {
+        if let Message::Canvassed { granted, promised, leader, chosen_end, .. } = message {
+            (*leader, *chosen_end) = (None, Slot::default());
+            if *granted {
+                *promised = Ballot::ZERO;
+            }
+        }
+        if let Message::Canvass { chosen_end, .. } = message {
+            *chosen_end = Slot::default();
+        }
+    }
+
+    /// Whether the message is one of those that never arrive.
+    pub fn loses(&self, message: &Message<u8>) -> bool {
+        self.lost.contains(&kind(message))
+    }
+}
+
+/// The first word of a message's trace line.
+pub fn kind(message: &Message<u8>) -> &'static str {
+    match message {
+        Message::Canvass { .. } => "Canvass",
+        Message::Canvassed { granted: true, .. } => "Canvassed",
+        Message::Canvassed { granted: false, .. } => "CanvassedNo",
+        Message::Prepare { .. } => "Prepare",
+        Message::Promise { .. } => "Promise",
+        Message::Accept { .. } => "Accept",
+        Message::Accepted { .. } => "Accepted",
+        Message::Preempted { .. } => "Preempted",
+        Message::AlreadyChosen { .. } => "AlreadyChosen",
+        Message::Heartbeat { .. } => "Heartbeat",
+        Message::HeartbeatAck { .. } => "HeartbeatAck",
+        Message::CatchUp { .. } => "CatchUp",
+        Message::Caught { .. } => "Caught",
+        Message::Transfer { .. } => "Transfer",
+    }
+}

@@ -1,0 +1,259 @@
+//! One node of a world: the shipped replica, its disk, and what waits for the disk.
+//!
+//! Keeps the driver's side of P0: messages in `after_sync` leave only when the writes of their step and of all earlier
+//! steps are on disk. A crash loses what waits; the replica is then rebuilt by `Replica::recover`.
+
+use std::sync::Arc;
+
+use paxos::Replica;
+use paxos::durable::Durable;
+use paxos::ids::{Moment, NodeId};
+use paxos::invariants::Monitor;
+use paxos::io::{Input, Output, Timer, Write};
+use paxos::message::Envelope;
+use paxos::replica::{FIRST_SLOT, Recovered};
+
+use crate::bounds::Bounds;
+use crate::network::{Letter, hash_of};
+
+/// Something that happens to a node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// A message arrives.
+    Deliver(Arc<Letter>),
+    /// A timer fires.
+    Expired(Timer),
+    /// A client wants a value chosen.
+    Propose,
+    /// The disk has the oldest step that waited for it.
+    Sync,
+    /// Power fails, and comes back.
+    Crash,
+}
+
+impl Event {
+    /// What the replica steps on, if the event isn't one of the disk.
+    pub fn input(&self, node: &Node) -> Option<Input<u8>> {
+        match self {
+            Event::Deliver(letter) => Some(Input::Receive(letter.envelope.clone())),
+            Event::Expired(timer) => Some(Input::Expired(*timer)),
+            Event::Propose => Some(Input::Propose(node.value())),
+            Event::Sync | Event::Crash => None,
+        }
+    }
+}
+
+/// A step that waits for its disk.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Waiting {
+    writes: Vec<Write<u8>>,
+    after_sync: Vec<Envelope<u8>>,
+}
+
+impl Waiting {
+    /// Nobody waits for it, so it waits for another step's sync.
+    fn is_lazy(&self) -> bool {
+        self.after_sync.is_empty() && self.writes.iter().all(Write::is_lazy)
+    }
+}
+
+/// A node. A value: what happens to it makes another one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Node {
+    replica: Replica<u8>,
+    durable: Durable<u8>,
+    waiting: Vec<Waiting>,
+    campaigns: u8,
+    proposals: u8,
+}
+
+/// What an event made of a node.
+#[derive(Debug)]
+pub struct Changed {
+    /// The node after it.
+    pub node: Node,
+    /// What leaves the node.
+    pub sent: Vec<Envelope<u8>>,
+    /// What the replica put out; empty for a sync.
+    pub out: Output<u8>,
+    /// A property that the node breaks by itself (P0, P1, P5).
+    pub fault: Option<String>,
+}
+
+impl Node {
+    /// A node that starts for the first time.
+    pub fn new(bounds: &Bounds, id: NodeId) -> Node {
+        let mut node = Node {
+            replica: Replica::new(bounds.config(id)),
+            durable: Durable::default(),
+            waiting: Vec::new(),
+            campaigns: 0,
+            proposals: 0,
+        };
+        let started = node.replica.step(Moment::default(), Input::Start);
+        assert!(started.sends.is_empty() && started.writes.is_empty() && started.after_sync.is_empty());
+        node
+    }
+
+    /// The replica in memory.
+    pub fn replica(&self) -> &Replica<u8> {
+        &self.replica
+    }
+
+    /// What a crash would leave.
+    pub fn durable(&self) -> &Durable<u8> {
+        &self.durable
+    }
+
+    /// How many steps wait for the disk, not counting what isn't worth a sync.
+    pub fn unsynced(&self) -> usize {
+        self.waiting.iter().filter(|step| !step.is_lazy()).count()
+    }
+
+    /// The events other than deliveries that can happen, crashes aside.
+    pub fn events(&self, bounds: &Bounds, events: &mut Vec<Event>) {
+        if !self.waiting.is_empty() {
+            events.push(Event::Sync);
+        }
+        if !self.takes_inputs(bounds) {
+            return;
+        }
+        if self.campaigns < bounds.campaigns[self.index()] {
+            events.push(Event::Expired(Timer::Election));
+        }
+        events.extend(bounds.timers.iter().copied().map(Event::Expired));
+        if self.proposals < bounds.proposals[self.index()] && self.replica.can_propose() {
+            events.push(Event::Propose);
+        }
+    }
+
+    /// Whether the bound on steps that wait for the disk leaves room for one more.
+    pub fn takes_inputs(&self, bounds: &Bounds) -> bool {
+        bounds.queue == 0 || self.unsynced() < bounds.queue
+    }
+
+    /// What the event makes of the node; `None` if it changes nothing or leaves the bounds.
+    pub fn on(&self, bounds: &Bounds, event: &Event) -> Option<Changed> {
+        let mut changed = match event.input(self) {
+            Some(input) => self.step(bounds, input)?,
+            None if *event == Event::Sync => self.sync(),
+            None => self.crash(bounds),
+        };
+        changed.sent.iter_mut().for_each(|envelope| bounds.simplify(&mut envelope.message));
+        changed.sent.retain(|envelope| !bounds.loses(&envelope.message));
+        (changed.node != *self || !changed.sent.is_empty() || changed.fault.is_some()).then_some(changed)
+    }
+
+    fn step(&self, bounds: &Bounds, input: Input<u8>) -> Option<Changed> {
+        let mut node = self.clone();
+        let mut monitor = Monitor::new(&node.replica, node.written());
+        let elects = matches!(input, Input::Expired(Timer::Election));
+        node.proposals += u8::from(matches!(input, Input::Propose(_)));
+        let mut out = node.replica.step(Moment::default(), input);
+        let fault = monitor.violated(&node.replica, &out).map(|violation| violation.to_string());
+        let canvassed = node.replica.role_name() == "canvassing" && elects;
+        if canvassed || (self.replica.role_name() != "canvassing" && node.prepared(&out)) {
+            node.campaigns += 1;
+        }
+        let beyond =
+            |write: &Write<u8>| matches!(write, Write::Accepted { slot, .. } if *slot > bounds.last_slot);
+        if node.campaigns > bounds.campaigns[self.index()] || out.writes.iter().any(beyond) {
+            return None;
+        }
+        if let Some(sabotage) = bounds.sabotage {
+            sabotage.spoil_output(&mut out);
+        }
+        let mut sent = out.sends.clone();
+        sent.extend(node.write(bounds, &out));
+        Some(Changed { node, sent, out, fault })
+    }
+
+    /// Hands a step to the disk; returns what needn't wait for it.
+    fn write(&mut self, bounds: &Bounds, out: &Output<u8>) -> Vec<Envelope<u8>> {
+        let step = Waiting { writes: out.writes.clone(), after_sync: out.after_sync.clone() };
+        if bounds.queue == 0 || (step.writes.is_empty() && self.unsynced() == 0) {
+            return self.reach_disk(step);
+        }
+        match self.waiting.last_mut() {
+            // Only the latest of writes that nobody waits for matters.
+            Some(last) if last.is_lazy() && step.is_lazy() && !step.writes.is_empty() => *last = step,
+            _ if step.writes.is_empty() && step.after_sync.is_empty() => {}
+            Some(_) | None => self.waiting.push(step),
+        }
+        Vec::new()
+    }
+
+    /// The oldest step that someone waits for is on disk, with all before it.
+    fn sync(&self) -> Changed {
+        let mut node = self.clone();
+        let end = node.waiting.iter().position(|step| !step.is_lazy()).map_or(node.waiting.len(), |n| n + 1);
+        let mut sent = Vec::new();
+        for step in node.waiting.drain(..end).collect::<Vec<_>>() {
+            sent.extend(node.reach_disk(step));
+        }
+        Changed { node, sent, out: Output::default(), fault: None }
+    }
+
+    fn reach_disk(&mut self, step: Waiting) -> Vec<Envelope<u8>> {
+        for write in step.writes {
+            self.durable.replay(write);
+        }
+        step.after_sync
+    }
+
+    /// All but the disk is gone; the state machine starts afresh, since there is no checkpoint.
+    fn crash(&self, bounds: &Bounds) -> Changed {
+        let mut node = self.clone();
+        node.waiting.clear();
+        if let Some(sabotage) = bounds.sabotage {
+            sabotage.spoil_disk(&mut node.durable);
+        }
+        let recovered = Recovered {
+            durable: node.durable.clone(),
+            state_end: FIRST_SLOT,
+            trimmed_end: FIRST_SLOT,
+            restarted: true,
+        };
+        node.replica = Replica::recover(bounds.config(self.id()), recovered);
+        let mut monitor = Monitor::new(&node.replica, node.durable.clone());
+        let out = node.replica.step(Moment::default(), Input::Start);
+        let fault = monitor.violated(&node.replica, &out).map(|violation| violation.to_string());
+        let mut sent = out.sends.clone();
+        sent.extend(node.write(bounds, &out));
+        Changed { node, sent, out, fault }
+    }
+
+    /// What the disk will hold once nothing waits.
+    fn written(&self) -> Durable<u8> {
+        let mut durable = self.durable.clone();
+        for write in self.waiting.iter().flat_map(|step| &step.writes) {
+            durable.replay(write.clone());
+        }
+        durable
+    }
+
+    /// Whether the step took a ballot of its own.
+    fn prepared(&self, out: &Output<u8>) -> bool {
+        self.replica.role_name() == "candidate"
+            && out.writes.iter().any(|write| matches!(write, Write::Promised(b) if b.node == self.id()))
+    }
+
+    /// The value it would propose next: 11 is the first of node 1.
+    fn value(&self) -> u8 {
+        u8::try_from(self.index() + 1).unwrap_or(u8::MAX) * 10 + self.proposals + 1
+    }
+
+    fn id(&self) -> NodeId {
+        self.replica.node()
+    }
+
+    /// Where the bounds of this node stand.
+    fn index(&self) -> usize {
+        self.id().0 as usize - 1
+    }
+
+    /// A hash that is the same in every run of one build.
+    pub fn hash64(&self) -> u64 {
+        hash_of(self)
+    }
+}

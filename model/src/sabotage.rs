@@ -1,0 +1,45 @@
+//! Bugs put around the replica on purpose, to prove that the models see them. None of them touches the shipped code.
+
+use paxos::durable::Durable;
+use paxos::ids::Ballot;
+use paxos::io::Output;
+use paxos::message::Message;
+
+/// One bug of a driver, a disk or a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sabotage {
+    /// The driver sends what had to wait for the disk at once.
+    SendsBeforeSync,
+    /// Promises lose the entries that they report.
+    PromisesForgetEntries,
+    /// The disk forgets votes, though not the promise, at a restart.
+    VotesLostAtRestart,
+    /// The disk forgets the promise, though not the votes, at a restart.
+    PromiseLostAtRestart,
+}
+
+impl Sabotage {
+    /// Spoils what a step put out.
+    pub(crate) fn spoil_output(self, out: &mut Output<u8>) {
+        match self {
+            Sabotage::SendsBeforeSync => out.sends.append(&mut out.after_sync),
+            Sabotage::PromisesForgetEntries => {
+                for envelope in &mut out.after_sync {
+                    if let Message::Promise { known, .. } = &mut envelope.message {
+                        known.clear();
+                    }
+                }
+            }
+            Sabotage::VotesLostAtRestart | Sabotage::PromiseLostAtRestart => {}
+        }
+    }
+
+    /// Spoils what a restart finds.
+    pub(crate) fn spoil_disk(self, durable: &mut Durable<u8>) {
+        match self {
+            Sabotage::VotesLostAtRestart => durable.votes.clear(),
+            Sabotage::PromiseLostAtRestart => durable.promised = Ballot::ZERO,
+            Sabotage::SendsBeforeSync | Sabotage::PromisesForgetEntries => {}
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! A world: nodes and a network, as a model that the checker can walk.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use paxos::ids::{GroupId, NodeId};
+use paxos::io::Input;
+use paxos::trace;
+use stateright::{Model, Property};
+
+use crate::bounds::{Bounds, REPLICAS};
+use crate::memo::Memo;
+use crate::network::{Letter, Network};
+use crate::node::{Event, Node};
+use crate::properties::{self, PROPERTIES};
+use crate::steps::{Effect, Held, Steps};
+
+/// The group of every world.
+const GROUP: GroupId = GroupId(1);
+
+/// Something that happens somewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Action {
+    /// Index of the node.
+    pub at: usize,
+    /// What happens to it.
+    pub event: Event,
+}
+
+/// A state of the world. Nodes and network are shared between states.
+#[derive(Clone, PartialEq, Eq)]
+pub struct State {
+    /// The nodes, by id.
+    pub nodes: [Arc<Held>; REPLICAS],
+    /// All messages ever sent.
+    pub network: Arc<Network>,
+    /// Crashes so far.
+    pub crashes: u8,
+    /// Set where a node broke a property by itself: nothing happens after that.
+    pub fault: Option<Arc<str>>,
+}
+
+impl Hash for State {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for held in &self.nodes {
+            held.hash.hash(state);
+        }
+        self.network.hash.hash(state);
+        self.crashes.hash(state);
+        self.fault.hash(state);
+    }
+}
+
+/// A model: the shipped replica within bounds.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// The bounds.
+    pub bounds: Bounds,
+    steps: Arc<Steps>,
+    networks: Arc<Memo<u64, Arc<Network>>>,
+    stop: Arc<AtomicBool>,
+    /// What was found; `None` where every state is to be judged.
+    found: Option<Arc<[AtomicBool; PROPERTIES]>>,
+}
+
+impl World {
+    /// A world of new nodes.
+    pub fn new(bounds: Bounds) -> World {
+        World {
+            bounds,
+            steps: Arc::default(),
+            networks: Arc::default(),
+            stop: Arc::default(),
+            found: Some(Arc::default()),
+        }
+    }
+
+    /// The same world, to be walked by hand: each state is judged by itself.
+    #[must_use]
+    pub fn to_explore(self) -> World {
+        World { found: None, ..self }
+    }
+
+    /// Whether this state is the first to be found by property number `n`. Only the first counts: breadth first, it's the one
+    /// with the shortest way to it.
+    pub fn finds(&self, n: usize, judge: impl FnOnce() -> bool) -> bool {
+        match &self.found {
+            Some(found) => {
+                !found[n].load(Ordering::Relaxed) && judge() && !found[n].swap(true, Ordering::Relaxed)
+            }
+            None => judge(),
+        }
+    }
+
+    /// Ends the search: from now on nothing happens in any state.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes [`World::stop`] back, so that a run can be told again.
+    pub fn go_on(&self) {
+        self.stop.store(false, Ordering::Relaxed);
+    }
+
+    /// The same world before anything was searched, but for the steps known to break an assertion.
+    #[must_use]
+    pub fn anew(&self) -> World {
+        World { steps: Arc::new(self.steps.anew()), ..World::new(self.bounds.clone()) }
+    }
+
+    /// How many steps were found to break an assertion of the replica.
+    pub fn assertions_broken(&self) -> usize {
+        self.steps.assertions_broken()
+    }
+
+    /// Whether the search was ended before it had seen all.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// How many different steps replicas have taken.
+    pub fn steps_taken(&self) -> usize {
+        self.steps.len()
+    }
+
+    fn after(&self, state: &State, at: usize, event: &Event) -> Option<State> {
+        let mut next = match &*self.steps.effect(&self.bounds, &state.nodes[at], event) {
+            Effect::Nothing => return None,
+            Effect::Fault(fault) => State { fault: Some(fault.clone()), ..state.clone() },
+            Effect::Change { held, sent } => {
+                let network = self.extended(&state.network, sent);
+                if held.hash == state.nodes[at].hash && network.hash == state.network.hash {
+                    return None;
+                }
+                let mut nodes = state.nodes.clone();
+                nodes[at] = held.clone();
+                State { nodes, network, ..state.clone() }
+            }
+        };
+        next.crashes += u8::from(*event == Event::Crash);
+        Some(next)
+    }
+
+    fn extended(&self, network: &Arc<Network>, sent: &[Arc<Letter>]) -> Arc<Network> {
+        if sent.iter().all(|letter| network.contains(letter)) {
+            return network.clone();
+        }
+        let mut hash = network.hash;
+        for (n, letter) in sent.iter().enumerate() {
+            if !network.contains(letter) && !sent[..n].contains(letter) {
+                hash = hash.wrapping_add(letter.hash);
+            }
+        }
+        self.networks.get_or(hash, hash, || Arc::new(network.with(sent, &Bounds::voters())))
+    }
+
+    /// The lines of an action: what happened, and what came of it.
+    pub fn trace(&self, state: &State, action: &Action) -> Vec<String> {
+        let node = &state.nodes[action.at].node;
+        let id = node.replica().node();
+        let prefix = trace::prefix(GROUP, id);
+        let what = match action.event.input(node) {
+            Some(input) => trace::input(&input),
+            None if action.event == Event::Sync => "synced".to_string(),
+            None => "crash, restart".to_string(),
+        };
+        let mut lines = vec![format!("{prefix} {what}")];
+        // Asked first: a step that breaks an assertion must not be taken again.
+        match self.after(state, action.at, &action.event).and_then(|next| next.fault) {
+            Some(fault) => lines.push(format!("{prefix}   !! {fault}")),
+            None => {
+                if let Some(changed) = node.on(&self.bounds, &action.event) {
+                    let mut out = trace::output(&changed.out, false);
+                    if action.event == Event::Sync {
+                        let sent = changed.sent.iter();
+                        out.extend(sent.map(|e| format!("-> {} {}", e.to, trace::message(&e.message))));
+                    }
+                    lines.extend(out.into_iter().map(|line| format!("{prefix}   {line}")));
+                }
+            }
+        }
+        lines
+    }
+}
+
+impl Model for World {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        let nodes = std::array::from_fn(|at| {
+            let id = u32::try_from(at + 1).unwrap_or(u32::MAX);
+            Held::new(Node::new(&self.bounds, NodeId(id)))
+        });
+        vec![State { nodes, network: Arc::default(), crashes: 0, fault: None }]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if state.fault.is_some() || self.stopped() {
+            return;
+        }
+        let mut events = Vec::new();
+        for (at, held) in state.nodes.iter().enumerate() {
+            held.node.events(&self.bounds, &mut events);
+            if state.crashes < self.bounds.crashes {
+                events.push(Event::Crash);
+            }
+            if held.node.takes_inputs(&self.bounds) {
+                let id = held.node.replica().node();
+                let to_it = state.network.letters.iter().filter(|letter| letter.envelope.to == id);
+                events.extend(to_it.cloned().map(Event::Deliver));
+            }
+            actions.extend(events.drain(..).map(|event| Action { at, event }));
+        }
+    }
+
+    fn next_state(&self, state: &State, action: Action) -> Option<State> {
+        self.after(state, action.at, &action.event)
+    }
+
+    fn format_action(&self, action: &Action) -> String {
+        let what = match &action.event {
+            Event::Deliver(letter) => trace::input(&Input::Receive(letter.envelope.clone())),
+            Event::Expired(timer) => trace::input(&Input::<u8>::Expired(*timer)),
+            Event::Propose => "propose".to_string(),
+            Event::Sync => "synced".to_string(),
+            Event::Crash => "crash, restart".to_string(),
+        };
+        format!("n{} {what}", action.at + 1)
+    }
+
+    fn format_step(&self, state: &State, action: Action) -> Option<String> {
+        let next = self.after(state, action.at, &action.event)?;
+        Some(format!("{}\n\n{next:?}", self.trace(state, &action).join("\n")))
+    }
+
+    fn properties(&self) -> Vec<Property<World>> {
+        properties::all(&self.bounds)
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for held in &self.nodes {
+            let (replica, durable) = (held.node.replica(), held.node.durable());
+            let (id, role, promised) = (replica.node(), replica.role_name(), replica.promised());
+            let (end, waits) = (replica.chosen_end(), held.node.unsynced());
+            writeln!(f, "{id} {role} promised={promised} chosen_end={end}, {waits} steps wait for the disk")?;
+            writeln!(f, "   on disk: promised={} chosen_end={}", durable.promised, durable.chosen_end)?;
+            for (slot, (ballot, entry)) in &durable.votes {
+                writeln!(f, "   on disk: vote {slot} {ballot} {}", entry.summary())?;
+            }
+        }
+        for letter in &self.network.letters {
+            let envelope = &letter.envelope;
+            writeln!(f, "{} -> {} {}", envelope.from, envelope.to, trace::message(&envelope.message))?;
+        }
+        write!(f, "{} crashes", self.crashes)?;
+        self.fault.as_ref().map_or(Ok(()), |fault| write!(f, ", {fault}"))
+    }
+}

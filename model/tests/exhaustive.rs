@@ -1,0 +1,76 @@
+//! Exhausts small versions of the models, so that `cargo test` does; `model check all` exhausts the full ones.
+//!
+//! The exact numbers of states are asserted: a change of what the replica can do shows here first.
+
+use std::time::Duration;
+
+use model::bounds::Bounds;
+use model::catalog::{self, named};
+use model::check::{self, Options};
+use paxos::ids::Slot;
+use paxos::io::Timer;
+
+fn exhaust(bounds: Bounds, states: usize) {
+    let options = Options { budget: Duration::from_secs(600), threads: 2, sought: None };
+    let outcome = check::run(bounds, options);
+    let shown = outcome.counterexample.clone().unwrap_or_default().join("\n");
+    assert_eq!(outcome.failed(), None, "{shown}");
+    assert!(outcome.exhausted);
+    assert_eq!(outcome.states, states);
+}
+
+/// A model of the catalog, made smaller.
+fn small(name: &str, change: impl FnOnce(&mut Bounds)) -> Bounds {
+    let mut bounds = named(name).expect("a model of the catalog").bounds;
+    change(&mut bounds);
+    bounds
+}
+
+#[test]
+fn two_candidates_choose_one_value_for_one_slot() {
+    exhaust(small("consensus", |b| b.last_slot = Slot(1)), 21_113);
+}
+
+#[test]
+fn a_second_leader_adopts_the_only_value() {
+    exhaust(small("leader-change", |b| b.proposals = [1, 0, 0]), 319_327);
+}
+
+#[test]
+fn followers_learn_from_one_leader() {
+    exhaust(small("learning", |b| (b.campaigns, b.last_slot) = ([1, 0, 0], Slot(1))), 5_181);
+}
+
+#[test]
+fn two_slots_of_one_leader_are_learnt_in_order() {
+    let timers = &[Timer::CatchUp];
+    exhaust(
+        small("consensus", |b| (b.campaigns, b.proposals, b.timers) = ([1, 0, 0], [2, 0, 0], timers)),
+        97_129,
+    );
+}
+
+#[test]
+fn canvass_and_stickiness_change_nothing_of_what_is_chosen() {
+    exhaust(small("canvass", |b| b.proposals = [1, 0, 0]), 84_337);
+}
+
+#[test]
+fn a_chosen_value_survives_a_crash_anywhere() {
+    exhaust(small("recovery", |b| (b.crashes, b.proposals) = (1, [1, 0, 0])), 89_119);
+}
+
+#[test]
+fn a_ballot_forgotten_in_a_crash_is_not_used_twice() {
+    exhaust(small("recovery-ballot", |b| b.crashes = 1), 37_728);
+}
+
+#[test]
+fn two_steps_may_wait_for_the_disk() {
+    exhaust(small("recovery-queue", |b| b.campaigns = [1, 0, 0]), 42_565);
+}
+
+#[test]
+fn the_full_models_are_larger_than_these() {
+    assert!(catalog::all().iter().all(|model| model.states > 50_000));
+}
