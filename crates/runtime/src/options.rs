@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use paxos::ids::{GroupId, NodeId};
 use paxos::limits::Limits;
 
-/// Largest encoded request, in bytes: the largest value and key, and what stands around them.
-pub const REQUEST_BYTES_MAX: usize = 9 << 20;
+/// Largest encoded request, in bytes: two of the largest values (a cas), a key, and what stands around them.
+pub const REQUEST_BYTES_MAX: usize = 17 << 20;
 
 /// How to reach a node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]

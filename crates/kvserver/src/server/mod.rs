@@ -136,15 +136,17 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
         tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(wire::DESCRIPTORS)
     };
     let max = wire::MESSAGE_BYTES_MAX;
+    // Small calls take several times their size once decoded: what is taken in is bounded by the largest call.
+    let taken = runtime::options::REQUEST_BYTES_MAX + (1 << 20);
     let router = server()
         .add_service(
             ClientServer::new(stream::Streams::new(context.clone()))
-                .max_decoding_message_size(max)
+                .max_decoding_message_size(taken)
                 .max_encoding_message_size(max),
         )
         .add_service(
             KvServer::new(unary::Unary::new(context.clone()))
-                .max_decoding_message_size(max)
+                .max_decoding_message_size(taken)
                 .max_encoding_message_size(max),
         )
         .add_service(
