@@ -152,7 +152,8 @@ impl Run {
                 }
             }
         }
-        if self.plan.ending == Ending::Partial {
+        // A lost state and a lost node are more than a minority of three.
+        if self.plan.ending == Ending::Partial && !in_need {
             self.cut_partially();
         }
         self.say(|run| format!("---- calm, down {down:?}, cut {:?}", run.cuts));
