@@ -1,6 +1,8 @@
 //! Three nodes in one process, over loopback and real files: first start, writes, restart, catch-up, snapshot, hand-over,
 //! and a wiped directory that must not vote.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers, too")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
