@@ -138,10 +138,10 @@ pub fn write<S: StateMachine>(
     write_in::<SledStore, S>(data_dir, states, bytes_per_s)
 }
 
-/// As [`write`], with another store.
+/// As [`write()`], with another store.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_in<P: PageStore, S: StateMachine>(
     data_dir: &Path,
     states: Vec<GroupState<S>>,

@@ -1,7 +1,7 @@
 //! A node: the replicas of one process, stepped on one thread, with its log, its links and its checkpoints.
 //!
 //! [`start`] opens the directory and returns a [`Handle`]; the node lives until it is told to stop. A cluster's first start
-//! waits here until Genesis is known, see [`crate::node::bootstrap`].
+//! waits here until Genesis is known, see `bootstrap.rs`.
 
 mod bootstrap;
 mod care;
