@@ -150,7 +150,7 @@ pub(crate) async fn page(
     let body = codec::encode(query);
     match call(shared, Target::Group(group), Kind::Read(consistency), None, body.len(), |_| body).await? {
         Verdict::Found(Answer::Page(pages)) => Ok(Some(pages)),
-        Verdict::Found(Answer::WrongGroup { .. }) | Verdict::Refused(_) => Ok(None),
+        Verdict::Found(Answer::WrongGroup { .. } | Answer::Awaiting { .. }) | Verdict::Refused(_) => Ok(None),
         Verdict::Found(Answer::Invalid) => {
             Err(Error::not_executed(ErrorKind::Invalid, "the node refuses the query"))
         }

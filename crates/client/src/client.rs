@@ -135,7 +135,7 @@ impl Client {
         let query = Query::Get { shard, key: key.to_vec() };
         match call::read(self.shared(), shard, &query, consistency).await? {
             Answer::Value(found) => Ok(found.map(|(value, version)| Versioned { value, version })),
-            Answer::Page(_) | Answer::WrongGroup { .. } => Err(call::unexpected()),
+            Answer::Page(_) | Answer::WrongGroup { .. } | Answer::Awaiting { .. } => Err(call::unexpected()),
             Answer::Invalid => Err(Error::not_executed(ErrorKind::Invalid, "the node refuses the query")),
         }
     }

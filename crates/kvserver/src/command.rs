@@ -3,7 +3,9 @@
 //! A request is encoded once, by the client (`paxos::codec`), and stands so in the log, on the network and in `apply`.
 
 use bincode::{Decode, Encode};
-use paxos::ids::{ClientId, GroupId, LogTime, Sequence};
+use paxos::ids::{ClientId, LogTime, Sequence};
+use shardmaster::ids::Owner;
+pub use shardmaster::ids::ShardId;
 
 /// Largest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 16 << 10;
@@ -13,10 +15,6 @@ pub const VALUE_BYTES_MAX: usize = 8 << 20;
 /// They are counted, not measured by how far `sequence` is above `ack_through`: a client's sequences go over all its
 /// shards, so the distance in one shard grows with what it asks of others, and a retry could never come within it.
 pub const SESSION_WINDOW: u64 = 1024;
-
-/// Part of the key space, from 0 to the cluster's shard count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
-pub struct ShardId(pub u16);
 
 /// Where a key lives: xxh3-64 of the key, or of the text inside its first non-empty `{…}`, modulo the shard count.
 pub fn shard_of(key: &[u8], shards: u16) -> ShardId {
@@ -162,9 +160,12 @@ pub enum Refusal {
     /// The group doesn't serve this shard.
     #[error("shard is served elsewhere")]
     WrongGroup {
-        /// Who does, if known.
-        group: Option<GroupId>,
+        /// Where it went, if it was ever here. Another group may have it by now, at a higher epoch.
+        owner: Option<Owner>,
     },
+    /// The shard is on its way here: ask again soon.
+    #[error("shard is on its way")]
+    Awaiting,
     /// The bytes aren't a request, or break a stated bound.
     #[error("invalid request")]
     Invalid,
@@ -180,6 +181,9 @@ pub enum BusyReason {
     /// `ack_through`, so it is [`Op::Ack`] or a later request that makes room.
     #[error("session window is full")]
     Window,
+    /// The shard is being copied to another group, and is written faster than that goes; retry later.
+    #[error("the shard is moving")]
+    Moving,
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Reads of the state: what is asked and what is answered. Reads never go through the log and have no session.
 
 use bincode::{Decode, Encode};
+use shardmaster::ids::Owner;
 
 use crate::command::ShardId;
 
@@ -62,6 +63,13 @@ pub enum Answer {
     Page(Vec<ShardPage>),
     /// A shard isn't served here.
     WrongGroup {
+        /// Which.
+        shard: ShardId,
+        /// Where it went, if it was ever here.
+        owner: Option<Owner>,
+    },
+    /// A shard is on its way here: ask again soon.
+    Awaiting {
         /// Which.
         shard: ShardId,
     },

@@ -15,7 +15,7 @@ use crate::value::Value;
 /// The value of a key.
 pub(crate) fn get(store: &Store, shard: ShardId, key: &[u8]) -> Answer {
     match store.shard(shard) {
-        None => Answer::WrongGroup { shard },
+        None => Answer::WrongGroup { shard, owner: None },
         Some(found) => {
             Answer::Value(found.data().map.get(key).map(|value| (value.as_bytes().to_vec(), value.version())))
         }
@@ -36,7 +36,7 @@ pub(crate) fn scan(
         return Answer::Invalid;
     }
     if let Some(shard) = ids.into_iter().find(|id| store.shard(*id).is_none()) {
-        return Answer::WrongGroup { shard };
+        return Answer::WrongGroup { shard, owner: None };
     }
     let mut rest: Vec<_> = cursors
         .iter()

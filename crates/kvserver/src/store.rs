@@ -155,7 +155,7 @@ impl Store {
         let context = Context { limits, log_time: *log_time, request_hash: xxh3_64(bytes) };
         let place = Arc::make_mut(shards).get_mut(usize::from(request.shard.0));
         let Some(shard) = place.and_then(Option::as_mut).map(Arc::make_mut) else {
-            return (id, Reply::Refused(Refusal::WrongGroup { group: None }));
+            return (id, Reply::Refused(Refusal::WrongGroup { owner: None }));
         };
         let before = shard.tally();
         let reply = shard.apply(&request, &context);

@@ -96,7 +96,7 @@ fn another_groups_shard_is_refused_without_a_trace() {
     let mut store = Store::new(Limits::default(), 4, &[mine]);
     let before = store.clone();
     let reply = apply(&mut store, 0, &request(1, 1, 0, 0, put(key, "v")));
-    assert_eq!(reply, Reply::Refused(Refusal::WrongGroup { group: None }));
+    assert_eq!(reply, Reply::Refused(Refusal::WrongGroup { owner: None }));
     assert_eq!(store, before);
     let query = Query::Get { shard: shard_of(key.as_bytes(), 4), key: key.into() };
     assert!(matches!(store.query(&query), Answer::WrongGroup { .. }));

@@ -133,6 +133,6 @@ fn a_shard_asked_for_twice_or_not_served_is_named() {
         store.query(&Query::Scan { shards, prefix: vec![], limit: 1, keys_only: false })
     };
     assert_eq!(ask(vec![1, 1]), Answer::Invalid);
-    assert_eq!(ask(vec![0, SHARDS]), Answer::WrongGroup { shard: ShardId(SHARDS) });
+    assert_eq!(ask(vec![0, SHARDS]), Answer::WrongGroup { shard: ShardId(SHARDS), owner: None });
     assert_eq!(ask(vec![]), Answer::Page(vec![]));
 }

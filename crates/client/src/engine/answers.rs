@@ -48,7 +48,9 @@ impl Engine {
         let node = from.node;
         match verdict {
             Verdict::Reply(Reply::Refused(refusal)) => self.table_refused(key, acts, &refusal, now),
-            Verdict::Found(Answer::WrongGroup { .. }) if matches!(call.target, Target::Shard(_)) => {
+            Verdict::Found(Answer::WrongGroup { .. } | Answer::Awaiting { .. })
+                if matches!(call.target, Target::Shard(_)) =>
+            {
                 if acts {
                     self.wrong_group(key, None, now);
                 }
@@ -82,12 +84,16 @@ impl Engine {
             Refusal::SessionExpired => ErrorKind::SessionExpired,
             Refusal::SequenceReused => ErrorKind::SequenceReused,
             Refusal::Invalid => ErrorKind::Invalid,
-            Refusal::WrongGroup { group } if acts => return self.wrong_group(key, *group, now),
+            Refusal::WrongGroup { owner } if acts => {
+                return self.wrong_group(key, owner.map(|owner| owner.group.group), now);
+            }
             // The stamp comes of age while we wait.
-            Refusal::Busy(_) | Refusal::FromTheFuture if acts => {
+            Refusal::Busy(_) | Refusal::FromTheFuture | Refusal::Awaiting if acts => {
                 return self.back_off(key, ErrorKind::Busy, now);
             }
-            Refusal::WrongGroup { .. } | Refusal::Busy(_) | Refusal::FromTheFuture => return,
+            Refusal::WrongGroup { .. } | Refusal::Awaiting | Refusal::Busy(_) | Refusal::FromTheFuture => {
+                return;
+            }
         };
         self.fail(key, kind, refusal.to_string());
     }
@@ -116,7 +122,7 @@ impl Engine {
                 self.finish(key, Ok(Verdict::Refused(Box::new(refused))));
             }
             Code::WrongGroup => self.wrong_group(key, refused.group, now),
-            Code::Busy => self.back_off(key, ErrorKind::Busy, now),
+            Code::Busy | Code::Awaiting => self.back_off(key, ErrorKind::Busy, now),
             Code::DiskFull => self.back_off(key, ErrorKind::DiskFull, now),
             Code::Unspecified => self.back_off(key, ErrorKind::Unavailable, now),
             Code::Stopping | Code::NotLeader | Code::NoLeader => {

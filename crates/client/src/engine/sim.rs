@@ -233,8 +233,14 @@ impl Sim {
         let member = |node: u32| v1::Member { node, client_address: format!("n{node}:1") };
         let group = v1::Group { id: 1, generation: 1, members: (1..=3).map(member).collect(), leader: 0 };
         let node = self.node_of(link);
-        let routing =
-            v1::Routing { version: 1, shards: u32::from(SHARDS), groups: vec![group], owners: vec![1; 4] };
+        let routing = v1::Routing {
+            version: 1,
+            shards: u32::from(SHARDS),
+            groups: vec![group],
+            owners: vec![1; 4],
+            epochs: vec![1; 4],
+            config: 1,
+        };
         v1::Hello { node, cluster: Bytes::from(vec![1; 16]), routing: Some(routing), ..v1::Hello::default() }
     }
 

@@ -207,6 +207,8 @@ impl World {
             shards: u32::from(SHARDS),
             groups: ids.into_iter().map(group).collect(),
             owners: self.owners.lock().clone(),
+            epochs: vec![1; usize::from(SHARDS)],
+            config: 1,
         }
     }
 
@@ -269,7 +271,7 @@ impl World {
     fn send(&self, to: &Answers, answers: Vec<v1::Answer>) {
         if !answers.is_empty() {
             let log_time = self.log_time.load(Ordering::Relaxed);
-            let _sent = to.send(Ok(v1::ServerFrame { answers, log_time, hello: None }));
+            let _sent = to.send(Ok(v1::ServerFrame { answers, log_time, hello: None, routing: None }));
         }
     }
 
@@ -328,6 +330,7 @@ impl World {
             leader_address: address.unwrap_or_default(),
             group,
             outcome: outcome.into(),
+            ..v1::Refusal::default()
         };
         v1::Answer { id, result: Some(v1::answer::Result::Refusal(refusal)) }
     }

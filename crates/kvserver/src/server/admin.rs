@@ -135,6 +135,7 @@ impl Admin for Administration {
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         let status = self.context.status_or_unavailable().await?;
         Ok(Response::new(v1::StatusResponse {
+            shard_loads: Vec::new(),
             node: status.node.0,
             cluster: cluster_bytes(status.cluster),
             boot: status.boot,

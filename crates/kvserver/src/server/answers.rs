@@ -114,7 +114,12 @@ impl Chunk {
         };
         let answers =
             self.answers.into_iter().map(|(id, body)| v1::Answer { id, result: Some(result(body)) });
-        v1::ServerFrame { answers: answers.collect(), log_time, hello: self.hello.map(|hello| *hello) }
+        v1::ServerFrame {
+            answers: answers.collect(),
+            log_time,
+            hello: self.hello.map(|hello| *hello),
+            routing: None,
+        }
     }
 }
 

@@ -101,6 +101,8 @@ impl Directory {
             shards: u32::from(self.shards),
             groups: groups.collect(),
             owners: owners.map(|group| group.0).collect(),
+            epochs: vec![1; usize::from(self.shards)],
+            config: 1,
         }
     }
 }

@@ -104,9 +104,11 @@ pub(crate) fn status_of(refusal: &v1::Refusal) -> Status {
     let outcome = refusal.outcome();
     let code = match refusal.code() {
         _ if outcome == v1::Outcome::Unknown => Code::Unknown,
-        v1::Code::NotLeader | v1::Code::NoLeader | v1::Code::WrongGroup | v1::Code::Stopping => {
-            Code::Unavailable
-        }
+        v1::Code::NotLeader
+        | v1::Code::NoLeader
+        | v1::Code::WrongGroup
+        | v1::Code::Awaiting
+        | v1::Code::Stopping => Code::Unavailable,
         v1::Code::Busy | v1::Code::DiskFull | v1::Code::TooLarge => Code::ResourceExhausted,
         v1::Code::Invalid => Code::InvalidArgument,
         v1::Code::Unspecified => Code::Internal,
@@ -153,6 +155,7 @@ fn status_of_session(refusal: &Refusal, only_try: bool) -> Status {
         Refusal::SequenceReused => (Code::InvalidArgument, "SEQUENCE_REUSED", not),
         Refusal::Busy(_) => (Code::ResourceExhausted, "BUSY", not),
         Refusal::WrongGroup { .. } => (Code::Unavailable, "WRONG_GROUP", not),
+        Refusal::Awaiting => (Code::Unavailable, "AWAITING", not),
         Refusal::Invalid => (Code::InvalidArgument, "INVALID", not),
     };
     status(code, &refusal.to_string(), word, outcome)

@@ -195,7 +195,7 @@ fn size_of_answer(answer: &Answer) -> usize {
             let pairs = shards.iter().flat_map(|shard| &shard.pairs);
             pairs.map(|pair| pair.key.len() + pair.value.len() + 8).sum()
         }
-        Answer::WrongGroup { .. } | Answer::Invalid => 0,
+        Answer::WrongGroup { .. } | Answer::Awaiting { .. } | Answer::Invalid => 0,
     }
 }
 

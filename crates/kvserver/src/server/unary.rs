@@ -88,7 +88,7 @@ impl Unary {
             .and_then(|consistency| admit_query(&self.context.directory, query, consistency));
         let (group, call) = admitted.map_err(|rejected| self.rejected(&rejected))?;
         match self.call(group, call).await? {
-            CallResult::Found(Answer::WrongGroup { .. }) => {
+            CallResult::Found(Answer::WrongGroup { .. } | Answer::Awaiting { .. }) => {
                 Err(Status::unavailable("another group serves the shard"))
             }
             CallResult::Found(Answer::Invalid) => Err(Status::invalid_argument("the query breaks a bound")),
@@ -160,7 +160,9 @@ impl Kv for Unary {
                 Ok(Response::new(v1::GetResponse { found: true, value: value.into(), version }))
             }
             Answer::Value(None) => Ok(Response::new(v1::GetResponse::default())),
-            Answer::Page(_) | Answer::WrongGroup { .. } | Answer::Invalid => Err(mismatched()),
+            Answer::Page(_) | Answer::WrongGroup { .. } | Answer::Awaiting { .. } | Answer::Invalid => {
+                Err(mismatched())
+            }
         }
     }
 
@@ -216,7 +218,9 @@ impl Kv for Unary {
             let query = Query::Scan { shards, prefix: prefix.to_vec(), limit, keys_only };
             match self.read(query, consistency).await? {
                 Answer::Page(shards) => merge.add(shards),
-                Answer::Value(_) | Answer::WrongGroup { .. } | Answer::Invalid => return Err(mismatched()),
+                Answer::Value(_) | Answer::WrongGroup { .. } | Answer::Awaiting { .. } | Answer::Invalid => {
+                    return Err(mismatched());
+                }
             }
         }
         let (pairs, done) = merge.page(limit);

@@ -72,8 +72,11 @@ impl Service for NodeService {
                 drop(paused.wait_for(|paused| !paused).await);
                 if let Some(hello) = hello.take() {
                     let log_time = world.log_time.load(Ordering::Relaxed);
-                    let _sent =
-                        answers.send(Ok(v1::ServerFrame { hello: Some(hello), log_time, answers: vec![] }));
+                    let _sent = answers.send(Ok(v1::ServerFrame {
+                        hello: Some(hello),
+                        log_time,
+                        ..v1::ServerFrame::default()
+                    }));
                 }
                 let Ok(Some(frame)) = frames.message().await else { return };
                 drop(paused.wait_for(|paused| !paused).await);
