@@ -157,6 +157,31 @@ fn garbage_on_every_port_leaves_the_node_alive() {
     assert!(http(&demo, "/no/such/page").starts_with("HTTP/1.1 404"));
 }
 
+#[test]
+fn a_cluster_that_wants_a_token_says_so_with_exit_7() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = dir.path().join("tokens");
+    std::fs::write(&tokens, "a-token-for-this-test\n").unwrap();
+    let held: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let port = |at: usize| held[at].local_addr().unwrap().to_string();
+    let (client, peer, http) = (port(0), port(1), port(2));
+    drop(held);
+    let mut command = std::process::Command::new(tests::binaries().join("kvserver"));
+    command.args(["--node", "1", "--nodes.0.id", "1", "--nodes.0.client", &client, "--nodes.0.peer", &peer]);
+    command.args(["--nodes.0.http", &http, "--exit-with-stdin", "--data-dir"]).arg(dir.path().join("data"));
+    command.arg("--auth.token_file").arg(&tokens).stdin(Stdio::piped()).stderr(Stdio::null());
+    let mut server = command.spawn().unwrap();
+    let tokens = tokens.display().to_string();
+    let written = kvctl_alone(&["-e", &client, "--timeout", "30s", "--token-file", &tokens, "put", "k", "v"]);
+    assert_eq!(code(&written), 0, "{}", words(&written));
+    let refused = kvctl_alone(&["-e", &client, "put", "k", "w"]);
+    assert_eq!(code(&refused), 7, "{}", words(&refused));
+    assert!(words(&refused).starts_with("error[NOT_AUTHENTICATED]: "), "{}", words(&refused));
+    assert!(words(&refused).contains("outcome: not executed"), "{}", words(&refused));
+    drop(server.stdin.take());
+    assert!(server.wait().unwrap().success());
+}
+
 fn http(demo: &Demo, path: &str) -> String {
     let mut stream = TcpStream::connect(demo.port(1, "http")).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();

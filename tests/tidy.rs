@@ -46,7 +46,7 @@ impl Tree {
         tree
     }
 
-    /// All files below `root` but what git and cargo put there.
+    /// All files below `root` but what git (a folder, or a file in a worktree) and cargo put there.
     fn read(root: &Path) -> Tree {
         let mut tree = Tree::default();
         let mut folders = vec![root.to_path_buf()];
@@ -55,7 +55,7 @@ impl Tree {
             for entry in entries.flatten() {
                 let (path, name) = (entry.path(), entry.file_name());
                 let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-                if is_folder && (name == ".git" || name == "target") {
+                if name == ".git" || is_folder && name == "target" {
                     continue;
                 }
                 if is_folder {

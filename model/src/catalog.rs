@@ -1,10 +1,19 @@
 //! The models by name, with their bounds and the number of states that each has. `docs/models.md` says why they are
 //! bounded this way.
 
+use std::net::SocketAddr;
+
 use paxos::ids::Slot;
 use paxos::io::Timer;
+use stateright::Model;
 
 use crate::bounds::Bounds;
+use crate::check::{self, Options, Outcome};
+use crate::handoff;
+use crate::handoff::clients::{append, delete};
+use crate::handoff::world::Handoff;
+use crate::search::Search;
+use crate::world::World;
 
 /// A model of the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,10 +22,46 @@ pub struct Named {
     pub name: &'static str,
     /// What it is about, in one line.
     pub about: &'static str,
-    /// Its size.
-    pub bounds: Bounds,
-    /// How many states it has. Another number means that what the replica can do has changed: look why, then change it here.
+    /// What it is made of, and its size.
+    pub kind: Kind,
+    /// How many states it has. Another number means that what the shipped code can do has changed: look why, then change
+    /// it here.
     pub states: usize,
+}
+
+/// What a model is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Replicas of one group.
+    Replicas(Bounds),
+    /// Two groups and the shardmaster.
+    Handoff(handoff::bounds::Bounds),
+}
+
+impl Kind {
+    /// Searches all its states.
+    pub fn check(&self, options: Options) -> Outcome {
+        match self.clone() {
+            Kind::Replicas(bounds) => check::run(World::new(bounds), options),
+            Kind::Handoff(bounds) => check::run(Handoff::new(bounds), options),
+        }
+    }
+
+    /// Shows it to a browser, until the process ends.
+    pub fn explore(&self, address: SocketAddr) {
+        match self.clone() {
+            Kind::Replicas(bounds) => drop(World::new(bounds).to_explore().checker().serve(address)),
+            Kind::Handoff(bounds) => drop(Handoff::new(bounds).to_explore().checker().serve(address)),
+        }
+    }
+
+    /// The bounds of a model of replicas.
+    pub fn replicas(self) -> Option<Bounds> {
+        match self {
+            Kind::Replicas(bounds) => Some(bounds),
+            Kind::Handoff(_) => None,
+        }
+    }
 }
 
 /// Messages that one campaign a node doesn't need: refusals raise only the ballot of a next one, acknowledged heartbeats serve
@@ -30,63 +75,102 @@ pub fn all() -> Vec<Named> {
         Named {
             name: "consensus",
             about: "two candidates, a value each, two slots; messages are lost, repeated, reordered",
-            bounds: two_values.clone(),
+            kind: Kind::Replicas(two_values.clone()),
             states: 1_215_221,
         },
         Named {
             name: "learning",
             about: "two candidates, one value; followers learn from heartbeats and catch up",
-            bounds: Bounds {
+            kind: Kind::Replicas(Bounds {
                 proposals: [1, 0, 0],
                 last_slot: Slot(1),
                 timers: &[Timer::Heartbeat, Timer::CatchUp],
                 lost: &["HeartbeatAck", "Preempted"],
                 ..two_values.clone()
-            },
+            }),
             states: 814_550,
         },
         Named {
             name: "leader-change",
             about: "a leader comes back at a third ballot; two values for one slot",
-            bounds: Bounds { campaigns: [2, 1, 0], last_slot: Slot(1), ..two_values.clone() },
+            kind: Kind::Replicas(Bounds { campaigns: [2, 1, 0], last_slot: Slot(1), ..two_values.clone() }),
             states: 419_648,
         },
         Named {
             name: "canvass",
             about: "as consensus for one slot, with canvass and stickiness",
-            bounds: canvass(),
+            kind: Kind::Replicas(canvass()),
             states: 179_953,
         },
         Named {
             name: "recovery",
             about: "as consensus for one slot, and three crashes that lose what isn't synced",
-            bounds: recovery(),
+            kind: Kind::Replicas(recovery()),
             states: 474_345,
         },
         Named {
             name: "recovery-ballot",
             about: "a candidate that crashes comes back at a new ballot with another value",
-            bounds: Bounds { campaigns: [2, 0, 0], proposals: [2, 0, 0], crashes: 2, ..recovery() },
+            kind: Kind::Replicas(Bounds {
+                campaigns: [2, 0, 0],
+                proposals: [2, 0, 0],
+                crashes: 2,
+                ..recovery()
+            }),
             states: 85_912,
         },
         Named {
             name: "recovery-learning",
             about: "one leader, two slots, a crash; followers learn and catch up",
-            bounds: Bounds {
+            kind: Kind::Replicas(Bounds {
                 campaigns: [1, 0, 0],
                 proposals: [2, 0, 0],
                 last_slot: Slot(2),
                 crashes: 1,
                 timers: &[Timer::CatchUp],
                 ..recovery()
-            },
+            }),
             states: 1_490_930,
         },
         Named {
             name: "recovery-queue",
             about: "as recovery-ballot with one value and one crash, and two steps may wait for the disk",
-            bounds: Bounds { campaigns: [2, 0, 0], proposals: [1, 0, 0], crashes: 1, queue: 2, ..recovery() },
+            kind: Kind::Replicas(Bounds {
+                campaigns: [2, 0, 0],
+                proposals: [1, 0, 0],
+                crashes: 1,
+                queue: 2,
+                ..recovery()
+            }),
             states: 1_260_585,
+        },
+        Named {
+            name: "handoff",
+            about: "a shard goes from A to B and back; appends and a delete are retried at both, and acknowledged",
+            kind: Kind::Handoff(handoff()),
+            states: 293_790,
+        },
+        Named {
+            name: "handoff-again",
+            about: "as handoff with two operations, and the shard goes to B once more",
+            kind: Kind::Handoff(handoff::bounds::Bounds { moves: vec![1, 0, 1], ..handoff_of_two() }),
+            states: 216_850,
+        },
+        Named {
+            name: "handoff-lag",
+            about: "as handoff, but a change may be left at the freeze",
+            kind: Kind::Handoff(handoff::bounds::Bounds { freeze_lag: 1, ..handoff() }),
+            states: 874_001,
+        },
+        Named {
+            name: "handoff-age",
+            about: "as handoff with two operations, and time passes at either group until clients are too late",
+            kind: Kind::Handoff(handoff::bounds::Bounds {
+                ages: true,
+                before: Vec::new(),
+                ..handoff_of_two()
+            }),
+            states: 153_463,
         },
     ]
 }
@@ -125,6 +209,25 @@ pub fn canvass() -> Bounds {
 /// One slot, and crashes between a step and its sync.
 pub fn recovery() -> Bounds {
     Bounds { last_slot: Slot(1), crashes: 3, queue: 1, ..consensus() }
+}
+
+/// One shard, two keys, two clients with three operations; the operator changes its mind at any time.
+pub fn handoff() -> handoff::bounds::Bounds {
+    handoff::bounds::Bounds {
+        before: vec![append(1, 1, "b", b'0')],
+        ops: vec![append(2, 1, "a", b'1'), delete(3, 1, "b"), append(2, 2, "a", b'2').after(0)],
+        moves: vec![1, 0],
+        freeze_lag: 0,
+        ages: false,
+        sabotage: None,
+    }
+}
+
+/// The same without the last operation.
+pub fn handoff_of_two() -> handoff::bounds::Bounds {
+    let mut bounds = handoff();
+    bounds.ops.truncate(2);
+    bounds
 }
 
 #[cfg(test)]

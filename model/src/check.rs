@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use stateright::{Checker, Expectation, HasDiscoveries, Model};
+use stateright::{Checker, Expectation, HasDiscoveries};
 
-use crate::bounds::Bounds;
-use crate::steps;
-use crate::world::World;
+use crate::notes;
+use crate::search::Search;
 
 /// How often a search is looked after.
 const LOOK: Duration = Duration::from_millis(5);
@@ -44,7 +43,7 @@ pub struct Outcome {
     pub generated: usize,
     /// Longest of the paths on which states were first met, in events.
     pub depth: usize,
-    /// Different steps of replicas taken.
+    /// Different steps of the shipped code taken.
     pub steps: usize,
     /// How long it took.
     pub time: Duration,
@@ -69,40 +68,39 @@ impl Outcome {
     }
 }
 
-/// Searches all states within the bounds.
-pub fn run(bounds: Bounds, options: Options) -> Outcome {
-    steps::note_broken_assertions();
+/// Searches all states of a model.
+pub fn run<M: Search>(mut model: M, options: Options) -> Outcome {
+    notes::note_broken_assertions();
     let began = Instant::now();
-    let mut world = World::new(bounds);
     let mut threads = options.threads;
     loop {
-        if let Some(outcome) = attempt(&world, threads, options, began) {
+        if let Some(outcome) = attempt(&model, threads, options, began) {
             return outcome;
         }
         // A step broke an assertion and is noted as such. One thread meets it again on a shortest path.
-        world = world.anew();
+        model = model.anew();
         threads = 1;
     }
 }
 
 /// One search; `None` if a step broke an assertion that wasn't noted before.
-fn attempt(world: &World, threads: usize, options: Options, began: Instant) -> Option<Outcome> {
-    let noted = world.assertions_broken();
+fn attempt<M: Search>(model: &M, threads: usize, options: Options, began: Instant) -> Option<Outcome> {
+    let noted = model.assertions_broken();
     let until = match options.sought {
         Some(property) => HasDiscoveries::AllOf([property].into_iter().collect()),
         None => HasDiscoveries::AnyFailures,
     };
-    let mut checker = world.clone().checker().threads(threads).finish_when(until).spawn_bfs();
+    let mut checker = model.clone().checker().threads(threads).finish_when(until).spawn_bfs();
     let handles = checker.handles();
     while !handles.iter().all(|handle| handle.is_finished()) {
         std::thread::sleep(LOOK);
-        if cfg!(not(panic = "unwind")) && world.assertions_broken() > noted {
+        if cfg!(not(panic = "unwind")) && model.assertions_broken() > noted {
             // The thread that did it sleeps for good; the others run out of work.
-            world.stop();
+            model.watch().stop();
             return None;
         }
         if began.elapsed() > options.budget {
-            world.stop();
+            model.watch().stop();
         }
     }
     for handle in handles {
@@ -110,10 +108,10 @@ fn attempt(world: &World, threads: usize, options: Options, began: Instant) -> O
             std::panic::resume_unwind(panic);
         }
     }
-    let in_time = !world.stopped();
-    world.go_on();
+    let in_time = !model.watch().stopped();
+    model.watch().go_on();
     let discoveries = checker.discoveries();
-    let properties = world.properties();
+    let properties = model.properties();
     let verdicts: Vec<_> = properties
         .iter()
         .map(|property| {
@@ -133,13 +131,13 @@ fn attempt(world: &World, threads: usize, options: Options, began: Instant) -> O
     let counterexample = shown.and_then(|name| discoveries.get(name)).map(|path| {
         let steps = path.clone().into_vec();
         let acted = steps.iter().filter_map(|(state, action)| Some((state, action.as_ref()?)));
-        acted.flat_map(|(state, action)| world.trace(state, action)).collect()
+        acted.flat_map(|(state, action)| model.trace(state, action)).collect()
     });
     Some(Outcome {
         states: checker.unique_state_count(),
         generated: checker.state_count(),
         depth: checker.max_depth().saturating_sub(1),
-        steps: world.steps_taken(),
+        steps: model.steps_taken(),
         time: began.elapsed(),
         exhausted: in_time && violated.count() == 0,
         verdicts,

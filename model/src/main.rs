@@ -1,4 +1,4 @@
-//! `model`: checks and explores the models of the shipped replica.
+//! `model`: checks and explores the models of the shipped code.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -8,15 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use model::catalog::{self, Named};
-use model::check::{self, Options, Outcome, Verdict};
-use model::world::World;
-use stateright::Model;
+use model::check::{Options, Outcome, Verdict};
 
 const USAGE: u8 = 2;
 const VIOLATED: u8 = 9;
 const UNDECIDED: u8 = 10;
 
-/// Visits every state that three shipped replicas can reach within bounds.
+/// Visits every state that the shipped code can reach within bounds.
 #[derive(Parser)]
 #[command(name = "model", version)]
 struct Arguments {
@@ -82,7 +80,7 @@ fn check_named(name: &str, budget: Duration, threads: Option<usize>) -> Result<u
     let options = Options { budget, threads: threads.unwrap_or(cores).max(1), sought: None };
     let mut codes = Vec::new();
     for model in models {
-        let outcome = check::run(model.bounds.clone(), options);
+        let outcome = model.kind.check(options);
         codes.push(report(&model, &outcome, budget)?);
     }
     // One violation outweighs any number of models without a decision.
@@ -100,7 +98,7 @@ fn report(model: &Named, outcome: &Outcome, budget: Duration) -> Result<u8> {
     let Outcome { states, generated, steps, depth, .. } = outcome;
     writeln!(
         out,
-        "  {states} unique states ({generated} generated, {steps} different steps of replicas), depth {depth}"
+        "  {states} unique states ({generated} generated, {steps} different steps of the shipped code), depth {depth}"
     )?;
     writeln!(out, "  {states_per_second} states/s, {seconds:.1} s, {exhausted}")?;
     for (property, verdict) in &outcome.verdicts {
@@ -131,7 +129,7 @@ fn report(model: &Named, outcome: &Outcome, budget: Duration) -> Result<u8> {
             let expected = model.states;
             writeln!(
                 out,
-                "{name}: exhausted, {states} states, but {expected} were expected: what the replica can do has changed"
+                "{name}: exhausted, {states} states, but {expected} were expected: what the shipped code can do has changed"
             )?;
         }
         None => {
@@ -147,7 +145,7 @@ fn explore(name: &str, address: SocketAddr) -> Result<u8> {
     // The explorer itself can't say that it couldn't listen.
     drop(TcpListener::bind(address).with_context(|| format!("listening on {address}"))?);
     writeln!(io::stderr(), "exploring {name} at http://{address}, until interrupted")?;
-    let _served = World::new(model.bounds).to_explore().checker().serve(address);
+    model.kind.explore(address);
     Ok(0)
 }
 

@@ -24,11 +24,16 @@ impl<K: Hash + Eq, V: Clone> Default for Memo<K, V> {
 impl<K: Hash + Eq, V: Clone> Memo<K, V> {
     /// The value of `key`, of which `hash` is any hash; made by `make`, without a lock, if it isn't there.
     pub fn get_or(&self, hash: u64, key: K, make: impl FnOnce() -> V) -> V {
-        let found = self.shard(hash).get(&key).cloned();
+        let found = self.get(hash, &key);
         found.unwrap_or_else(|| {
             let made = make();
             self.shard(hash).entry(key).or_insert(made).clone()
         })
+    }
+
+    /// The value of `key`, if it is there.
+    pub fn get(&self, hash: u64, key: &K) -> Option<V> {
+        self.shard(hash).get(key).cloned()
     }
 
     /// How many values were made.

@@ -28,9 +28,6 @@ pub const P4: &str = "P4: one entry chosen per slot, the one handed out";
 /// In every state, so a crash at any moment finds it.
 pub const P6: &str = "P6: a quorum's disks hold what is chosen";
 
-/// How many properties there are.
-pub const PROPERTIES: usize = 12;
-
 /// The properties of a world within `bounds`. Each is asked under a number of its own, see [`World::finds`].
 pub fn all(bounds: &Bounds) -> Vec<Property<World>> {
     let mut all = vec![

@@ -1,17 +1,12 @@
 //! Steps of nodes, each taken once.
-//!
-//! A step that breaks an assertion of the replica becomes a state that breaks a property, hence a counterexample. Where
-//! panics unwind, it is caught. The release build aborts on a panic: there the panic hook notes which step it was and puts the
-//! thread to sleep for good; the search is begun anew, and finds that step in the notes.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::Arc;
 
 use crate::bounds::Bounds;
 use crate::memo::Memo;
 use crate::network::{Letter, hash_of};
-use crate::node::{Changed, Event, Node};
+use crate::node::{Event, Node};
+use crate::notes::{Key, Notes};
 
 /// A node with its hash, computed once.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,19 +41,6 @@ pub enum Effect {
     Fault(Arc<str>),
 }
 
-/// A node and what happens to it.
-type Key = (u64, u64);
-
-/// Steps that broke an assertion, and what it said.
-#[derive(Debug, Default)]
-struct Notes(Mutex<HashMap<Key, Arc<str>>>);
-
-impl Notes {
-    fn open(&self) -> MutexGuard<'_, HashMap<Key, Arc<str>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// All steps of one search.
 #[derive(Debug, Default)]
 pub struct Steps {
@@ -78,14 +60,8 @@ impl Steps {
     }
 
     fn take(&self, bounds: &Bounds, held: &Held, event: &Event, key: Key) -> Effect {
-        if let Some(assertion) = self.notes.open().get(&key) {
-            return Effect::Fault(assertion.clone());
-        }
-        STEPPING.set(Some((key, self.notes.clone())));
-        let changed = step(held, bounds, event);
-        STEPPING.set(None);
-        match changed {
-            Err(Broken) => Effect::Fault(self.notes.open().get(&key).cloned().unwrap_or_default()),
+        match self.notes.guard(key, || held.node.on(bounds, event)) {
+            Err(assertion) => Effect::Fault(assertion),
             Ok(None) => Effect::Nothing,
             Ok(Some(changed)) => match changed.fault {
                 Some(fault) => Effect::Fault(fault.into()),
@@ -105,7 +81,7 @@ impl Steps {
 
     /// How many steps were found to break an assertion.
     pub fn assertions_broken(&self) -> usize {
-        self.notes.open().len()
+        self.notes.len()
     }
 
     /// How many different steps were taken.
@@ -117,42 +93,4 @@ impl Steps {
     pub fn is_empty(&self) -> bool {
         self.taken.is_empty()
     }
-}
-
-thread_local! {
-    static STEPPING: RefCell<Option<(Key, Arc<Notes>)>> = const { RefCell::new(None) };
-}
-
-/// An assertion was broken, and noted.
-struct Broken;
-
-#[cfg(panic = "unwind")]
-fn step(held: &Held, bounds: &Bounds, event: &Event) -> Result<Option<Changed>, Broken> {
-    let step = std::panic::AssertUnwindSafe(|| held.node.on(bounds, event));
-    std::panic::catch_unwind(step).map_err(|_noted| Broken)
-}
-
-#[cfg(not(panic = "unwind"))]
-fn step(held: &Held, bounds: &Bounds, event: &Event) -> Result<Option<Changed>, Broken> {
-    Ok(held.node.on(bounds, event))
-}
-
-/// From now on, a panic inside a step is noted instead of ending the process.
-pub fn note_broken_assertions() {
-    static INSTALLED: Once = Once::new();
-    INSTALLED.call_once(|| {
-        let others = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            let Some((key, notes)) = STEPPING.take() else {
-                others(info);
-                return;
-            };
-            let said = info.payload_as_str().unwrap_or("an assertion");
-            let line: Vec<&str> = said.split_whitespace().collect();
-            notes.open().insert(key, line.join(" ").into());
-            while cfg!(not(panic = "unwind")) {
-                std::thread::park();
-            }
-        }));
-    });
 }

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use paxos::ids::{GroupId, NodeId};
 use paxos::io::Input;
@@ -14,7 +13,8 @@ use crate::bounds::{Bounds, REPLICAS};
 use crate::memo::Memo;
 use crate::network::{Letter, Network};
 use crate::node::{Event, Node};
-use crate::properties::{self, PROPERTIES};
+use crate::properties;
+use crate::search::{Search, Watch};
 use crate::steps::{Effect, Held, Steps};
 
 /// The group of every world.
@@ -60,69 +60,18 @@ pub struct World {
     pub bounds: Bounds,
     steps: Arc<Steps>,
     networks: Arc<Memo<u64, Arc<Network>>>,
-    stop: Arc<AtomicBool>,
-    /// What was found; `None` where every state is to be judged.
-    found: Option<Arc<[AtomicBool; PROPERTIES]>>,
+    watch: Watch,
 }
 
 impl World {
     /// A world of new nodes.
     pub fn new(bounds: Bounds) -> World {
-        World {
-            bounds,
-            steps: Arc::default(),
-            networks: Arc::default(),
-            stop: Arc::default(),
-            found: Some(Arc::default()),
-        }
+        World { bounds, steps: Arc::default(), networks: Arc::default(), watch: Watch::default() }
     }
 
-    /// The same world, to be walked by hand: each state is judged by itself.
-    #[must_use]
-    pub fn to_explore(self) -> World {
-        World { found: None, ..self }
-    }
-
-    /// Whether this state is the first to be found by property number `n`. Only the first counts: breadth first, it's the one
-    /// with the shortest way to it.
+    /// See [`Watch::finds`].
     pub fn finds(&self, n: usize, judge: impl FnOnce() -> bool) -> bool {
-        match &self.found {
-            Some(found) => {
-                !found[n].load(Ordering::Relaxed) && judge() && !found[n].swap(true, Ordering::Relaxed)
-            }
-            None => judge(),
-        }
-    }
-
-    /// Ends the search: from now on nothing happens in any state.
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-
-    /// Takes [`World::stop`] back, so that a run can be told again.
-    pub fn go_on(&self) {
-        self.stop.store(false, Ordering::Relaxed);
-    }
-
-    /// The same world before anything was searched, but for the steps known to break an assertion.
-    #[must_use]
-    pub fn anew(&self) -> World {
-        World { steps: Arc::new(self.steps.anew()), ..World::new(self.bounds.clone()) }
-    }
-
-    /// How many steps were found to break an assertion of the replica.
-    pub fn assertions_broken(&self) -> usize {
-        self.steps.assertions_broken()
-    }
-
-    /// Whether the search was ended before it had seen all.
-    pub fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    /// How many different steps replicas have taken.
-    pub fn steps_taken(&self) -> usize {
-        self.steps.len()
+        self.watch.finds(n, judge)
     }
 
     fn after(&self, state: &State, at: usize, event: &Event) -> Option<State> {
@@ -155,9 +104,30 @@ impl World {
         }
         self.networks.get_or(hash, hash, || Arc::new(network.with(sent, &Bounds::voters())))
     }
+}
 
-    /// The lines of an action: what happened, and what came of it.
-    pub fn trace(&self, state: &State, action: &Action) -> Vec<String> {
+impl Search for World {
+    fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    fn to_explore(self) -> World {
+        World { watch: Watch::of_every_state(), ..self }
+    }
+
+    fn anew(&self) -> World {
+        World { steps: Arc::new(self.steps.anew()), ..World::new(self.bounds.clone()) }
+    }
+
+    fn assertions_broken(&self) -> usize {
+        self.steps.assertions_broken()
+    }
+
+    fn steps_taken(&self) -> usize {
+        self.steps.len()
+    }
+
+    fn trace(&self, state: &State, action: &Action) -> Vec<String> {
         let node = &state.nodes[action.at].node;
         let id = node.replica().node();
         let prefix = trace::prefix(GROUP, id);
@@ -198,7 +168,7 @@ impl Model for World {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        if state.fault.is_some() || self.stopped() {
+        if state.fault.is_some() || self.watch.stopped() {
             return;
         }
         let mut events = Vec::new();

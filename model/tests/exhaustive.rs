@@ -7,12 +7,13 @@ use std::time::Duration;
 use model::bounds::Bounds;
 use model::catalog::{self, named};
 use model::check::{self, Options};
+use model::world::World;
 use paxos::ids::Slot;
 use paxos::io::Timer;
 
 fn exhaust(bounds: Bounds, states: usize) {
     let options = Options { budget: Duration::from_secs(600), threads: 2, sought: None };
-    let outcome = check::run(bounds, options);
+    let outcome = check::run(World::new(bounds), options);
     let shown = outcome.counterexample.clone().unwrap_or_default().join("\n");
     assert_eq!(outcome.failed(), None, "{shown}");
     assert!(outcome.exhausted);
@@ -21,7 +22,7 @@ fn exhaust(bounds: Bounds, states: usize) {
 
 /// A model of the catalog, made smaller.
 fn small(name: &str, change: impl FnOnce(&mut Bounds)) -> Bounds {
-    let mut bounds = named(name).expect("a model of the catalog").bounds;
+    let mut bounds = named(name).and_then(|m| m.kind.replicas()).expect("a model of replicas");
     change(&mut bounds);
     bounds
 }

@@ -7,13 +7,14 @@ use model::catalog::named;
 use model::check::{self, Options, Outcome, Verdict};
 use model::properties::{P0, P1, P2, P3, P4, P6};
 use model::sabotage::Sabotage;
+use model::world::World;
 
 fn seek(name: &str, sabotage: Sabotage, property: &'static str, change: impl FnOnce(&mut Bounds)) -> Outcome {
-    let mut bounds =
-        Bounds { sabotage: Some(sabotage), ..named(name).expect("a model of the catalog").bounds };
+    let mut bounds = named(name).and_then(|m| m.kind.replicas()).expect("a model of replicas");
+    bounds.sabotage = Some(sabotage);
     change(&mut bounds);
     let options = Options { budget: Duration::from_secs(300), threads: 1, sought: Some(property) };
-    check::run(bounds, options)
+    check::run(World::new(bounds), options)
 }
 
 /// Searches until the property is violated; the run that does it, as trace lines.

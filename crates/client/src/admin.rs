@@ -1,17 +1,20 @@
-//! The way to a node's `Admin` service: status, log, trace, leadership. Per node and unary, beside the client's streams.
+//! The way to a node's `Admin` and `Shardmaster` services. Per node and unary, beside the client's streams.
 
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use wire::v1::admin_client::AdminClient;
+use wire::v1::shardmaster_client::ShardmasterClient;
 
+use crate::access::{Access, Authorized, told};
 use crate::error::{Error, ErrorKind};
 
 /// Connects to the `Admin` service of one node (`host:port`). `timeout` bounds the connection and each unary call.
+/// Statuses that say that the client wasn't let in are told apart by [`Access::refusal`].
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut node = client::admin("127.0.0.1:7001", std::time::Duration::from_secs(2)).await?;
+/// let mut node = client::admin("127.0.0.1:7001", std::time::Duration::from_secs(2), &client::Access::default()).await?;
 /// let status = node.status(wire::v1::StatusRequest {}).await?.into_inner();
 /// println!("node {} is {}", status.node, status.condition);
 /// # Ok(())
@@ -19,14 +22,40 @@ use crate::error::{Error, ErrorKind};
 /// ```
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] if the endpoint isn't `host:port`, [`ErrorKind::Unavailable`] if nobody answers there.
-pub async fn admin(endpoint: &str, timeout: Duration) -> Result<AdminClient<Channel>, Error> {
-    let target = Endpoint::from_shared(format!("http://{endpoint}"))
-        .map_err(|e| Error::not_executed(ErrorKind::Invalid, format!("endpoint {endpoint:?}: {e}")))?;
+/// [`ErrorKind::Invalid`] if the endpoint isn't `host:port`, [`ErrorKind::Unavailable`] if nobody answers there,
+/// [`ErrorKind::NotAuthenticated`] if one side doesn't trust the other's certificate.
+pub async fn admin(
+    endpoint: &str,
+    timeout: Duration,
+    access: &Access,
+) -> Result<AdminClient<Authorized>, Error> {
+    let channel = channel(endpoint, timeout, access).await?;
+    Ok(AdminClient::with_interceptor(channel, access.bearer())
+        .max_decoding_message_size(wire::MESSAGE_BYTES_MAX))
+}
+
+/// Connects to the `Shardmaster` service of one node (`host:port`), which asks whoever leads the shardmaster.
+/// [`crate::Client::shardmaster`] tries all nodes instead. `timeout` bounds the connection and each call.
+///
+/// # Errors
+/// As [`admin`].
+pub async fn shardmaster(
+    endpoint: &str,
+    timeout: Duration,
+    access: &Access,
+) -> Result<ShardmasterClient<Authorized>, Error> {
+    let channel = channel(endpoint, timeout, access).await?;
+    Ok(ShardmasterClient::with_interceptor(channel, access.bearer())
+        .max_decoding_message_size(wire::MESSAGE_BYTES_MAX))
+}
+
+async fn channel(endpoint: &str, timeout: Duration, access: &Access) -> Result<Channel, Error> {
+    let target = access.endpoint(endpoint).map_err(|e| {
+        Error::not_executed(ErrorKind::Invalid, format!("endpoint {endpoint:?}: {}", told(&e)))
+    })?;
     let target = target.connect_timeout(timeout).timeout(timeout).tcp_nodelay(true);
-    let channel = target
-        .connect()
-        .await
-        .map_err(|e| Error::not_executed(ErrorKind::Unavailable, format!("{endpoint}: {e}")))?;
-    Ok(AdminClient::new(channel).max_decoding_message_size(wire::MESSAGE_BYTES_MAX))
+    target.connect().await.map_err(|e| match Access::refused_connection(&e) {
+        Some(why) => Error::not_executed(ErrorKind::NotAuthenticated, format!("{endpoint}: {why}")),
+        None => Error::not_executed(ErrorKind::Unavailable, format!("{endpoint}: {e}")),
+    })
 }

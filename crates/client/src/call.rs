@@ -11,6 +11,7 @@ use kvserver::command::{Op, Reply, ShardId};
 use kvserver::query::{Answer, Query, ShardPage};
 use paxos::codec;
 use paxos::ids::GroupId;
+use shardmaster::ids::Owner;
 
 use crate::engine::{Begun, Event, Kind, Target};
 use crate::error::{Error, ErrorKind};
@@ -140,21 +141,35 @@ pub(crate) async fn read(
     }
 }
 
-/// A page of a scan; `None` if the group doesn't serve all of its shards.
+/// What a group says to the request for a page.
+#[derive(Debug)]
+pub(crate) enum Paged {
+    /// The pages of all shards that were asked for.
+    Pages(Vec<ShardPage>),
+    /// It doesn't serve this one; where it went, if it was ever there.
+    Moved(ShardId, Option<Owner>),
+    /// It doesn't serve some of them, or is gone.
+    Elsewhere,
+}
+
+/// A page of a scan.
 pub(crate) async fn page(
     shared: &Shared,
     group: GroupId,
     query: &Query,
     consistency: Consistency,
-) -> Result<Option<Vec<ShardPage>>, Error> {
+) -> Result<Paged, Error> {
     let body = codec::encode(query);
     match call(shared, Target::Group(group), Kind::Read(consistency), None, body.len(), |_| body).await? {
-        Verdict::Found(Answer::Page(pages)) => Ok(Some(pages)),
-        Verdict::Found(Answer::WrongGroup { .. } | Answer::Awaiting { .. }) | Verdict::Refused(_) => Ok(None),
+        Verdict::Found(Answer::Page(pages)) => Ok(Paged::Pages(pages)),
+        Verdict::Found(Answer::WrongGroup { shard, owner }) => Ok(Paged::Moved(shard, owner)),
+        Verdict::Found(Answer::Awaiting { .. }) | Verdict::Refused(_) => Ok(Paged::Elsewhere),
         Verdict::Found(Answer::Invalid) => {
             Err(Error::not_executed(ErrorKind::Invalid, "the node refuses the query"))
         }
-        Verdict::Found(Answer::Value(_)) | Verdict::Reply(_) | Verdict::Malformed => Err(unexpected()),
+        Verdict::Found(Answer::Value(_) | Answer::Pulled(_) | Answer::Duties(_) | Answer::Copies(_))
+        | Verdict::Reply(_)
+        | Verdict::Malformed => Err(unexpected()),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::outcome::{LinkId, Outcome};
 use crate::routing::Routing;
 use crate::scan::Scan;
 use crate::session::Session;
+use crate::shardmaster::Shardmaster;
 use crate::shared::Shared;
 
 /// An endpoint that says nothing for so long isn't the only one asked any more.
@@ -83,11 +84,12 @@ impl Client {
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if no endpoint knows a routing table within the timeout, [`ErrorKind::Invalid`] if none
-    /// is given.
+    /// is given or a certificate can't be used, [`ErrorKind::NotAuthenticated`] if no node lets this client in.
     pub async fn connect(options: ClientOptions) -> Result<Client, Error> {
         if options.endpoints.is_empty() {
             return Err(Error::not_executed(ErrorKind::Invalid, "no endpoint is given"));
         }
+        options.access.check()?;
         let (id, next) = options.session.unwrap_or_else(|| (ClientId(rand::random()), Sequence(1)));
         let (timeout, endpoints) = (options.timeout, options.endpoints.clone());
         let engine = Engine::new(options, Session::new(id, next), rand::random(), Instant::now());
@@ -95,7 +97,8 @@ impl Client {
         shared.start();
         let client = Client { owned: Arc::new(Owned { shared }) };
         match tokio::time::timeout(timeout, client.ready(endpoints.len())).await {
-            Ok(()) => Ok(client),
+            Ok(Ok(())) => Ok(client),
+            Ok(Err(why)) => Err(Error::not_executed(ErrorKind::NotAuthenticated, why)),
             Err(_) => {
                 let message = format!("no node answered at {}", endpoints.join(", "));
                 Err(Error::not_executed(ErrorKind::Unavailable, message))
@@ -104,16 +107,20 @@ impl Client {
     }
 
     /// Asks the endpoints one after another, again and again, until there is a routing table.
-    async fn ready(&self, endpoints: usize) {
+    async fn ready(&self, endpoints: usize) -> Result<(), String> {
         let shared = self.shared();
         for link in (0..endpoints).map(LinkId).cycle() {
             if shared.with(|engine| engine.router().is_ready()) {
-                return;
+                return Ok(());
+            }
+            if let Some(why) = shared.with(|engine| engine.locked_out()) {
+                return Err(why);
             }
             shared.with(|engine| engine.want(link));
             let change = poll_fn(|context| shared.with(|engine| engine.poll_ready(context)));
             let _changed = tokio::time::timeout(NEXT_ENDPOINT, change).await;
         }
+        Ok(())
     }
 
     /// Reads a key; `None` if it is absent.
@@ -135,7 +142,12 @@ impl Client {
         let query = Query::Get { shard, key: key.to_vec() };
         match call::read(self.shared(), shard, &query, consistency).await? {
             Answer::Value(found) => Ok(found.map(|(value, version)| Versioned { value, version })),
-            Answer::Page(_) | Answer::WrongGroup { .. } | Answer::Awaiting { .. } => Err(call::unexpected()),
+            Answer::Page(_)
+            | Answer::WrongGroup { .. }
+            | Answer::Awaiting { .. }
+            | Answer::Pulled(_)
+            | Answer::Duties(_)
+            | Answer::Copies(_) => Err(call::unexpected()),
             Answer::Invalid => Err(Error::not_executed(ErrorKind::Invalid, "the node refuses the query")),
         }
     }
@@ -242,6 +254,11 @@ impl Client {
         self.shared().with(|engine| engine.router().snapshot())
     }
 
+    /// Who says which group serves which shard.
+    pub fn shardmaster(&self) -> Shardmaster {
+        Shardmaster::new(self.shared().clone())
+    }
+
     /// The session: its id and the next sequence. With [`ClientOptions::session`] another client can go on with it.
     pub fn session(&self) -> (ClientId, Sequence) {
         self.shared().with(|engine| engine.session().position())
@@ -310,6 +327,7 @@ fn failed(reply: &Reply) -> Error {
         | Reply::Deleted { .. }
         | Reply::Number { .. }
         | Reply::Acked
+        | Reply::Handoff(_)
         | Reply::Refused(_) => return Error { outcome: Outcome::Unknown, ..call::unexpected() },
     };
     Error { kind, outcome: Outcome::Executed, message }

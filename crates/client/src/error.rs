@@ -35,6 +35,8 @@ impl Error {
 pub enum ErrorKind {
     /// No node that could answer was reachable until the deadline.
     Unavailable,
+    /// Nodes didn't let this client in, or it doesn't trust them: the token, or a certificate. Not retried.
+    NotAuthenticated,
     /// Nodes were reachable, but no answer came until the deadline.
     Timeout,
     /// The group had no leader until the deadline.
@@ -60,6 +62,10 @@ pub enum ErrorKind {
     SequenceReused,
     /// The session says that it knows the answer already.
     AlreadyAcknowledged,
+    /// The shardmaster refuses: what it was asked for doesn't fit what is there.
+    Precondition,
+    /// This client may not do that.
+    NotAllowed,
     /// The client was closed before the answer came.
     Cancelled,
     /// A node answered what this client doesn't understand.
@@ -71,6 +77,7 @@ impl ErrorKind {
     pub fn code(self) -> &'static str {
         match self {
             ErrorKind::Unavailable => "UNAVAILABLE",
+            ErrorKind::NotAuthenticated => "NOT_AUTHENTICATED",
             ErrorKind::Timeout => "TIMEOUT",
             ErrorKind::NoLeader => "NO_LEADER",
             ErrorKind::Busy => "BUSY",
@@ -82,6 +89,8 @@ impl ErrorKind {
             ErrorKind::SessionExpired => "SESSION_EXPIRED",
             ErrorKind::SequenceReused => "SEQUENCE_REUSED",
             ErrorKind::AlreadyAcknowledged => "ALREADY_ACKNOWLEDGED",
+            ErrorKind::Precondition => "PRECONDITION",
+            ErrorKind::NotAllowed => "NOT_ALLOWED",
             ErrorKind::Cancelled => "CANCELLED",
             ErrorKind::Protocol => "PROTOCOL",
         }

@@ -40,10 +40,17 @@
 //! of them was refused. Dropping the future of a write gives the write up; it may take effect until the session has
 //! written to the same shard again.
 //!
+//! # While shards move
+//!
+//! Each shard has an epoch, which grows with each move. A group that has given a shard away says where it went, and the
+//! call follows at once; one that is about to get it says so, and is asked again a few milliseconds later. A client never
+//! goes back to a lower epoch. [`Client::shardmaster`] asks for moves and tells how they stand.
+//!
 //! # What isn't here
 //!
 //! Transactions over several keys, and snapshots: a [`Scan`] is atomic only page by page and shard by shard.
 
+mod access;
 mod admin;
 mod backoff;
 mod call;
@@ -56,15 +63,18 @@ mod router;
 mod routing;
 mod scan;
 mod session;
+mod shardmaster;
 mod shared;
 mod slab;
 mod stream;
 mod verdict;
 
-pub use admin::admin;
+pub use access::{Access, Authorized, Bearer, Identity, Tls, Token};
+pub use admin::{admin, shardmaster};
 pub use client::{Client, Number, Versioned, Written};
 pub use error::{Error, ErrorKind};
 pub use options::{ClientOptions, Consistency, ScanOptions};
 pub use outcome::Outcome;
 pub use routing::{Group, Location, Member, Routing};
 pub use scan::{Cursors, Pair, Scan};
+pub use shardmaster::Shardmaster;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use paxos::ids::{ClientId, Sequence};
 
+use crate::access::Access;
 use crate::scan::Cursors;
 
 /// How a [`crate::Client`] works. Passed whole; start from the default:
@@ -35,6 +36,8 @@ pub struct ClientOptions {
     pub silence: Duration,
     /// How long one try may take before the request is repeated; doubles with each repetition.
     pub attempt_timeout: Duration,
+    /// TLS and the token, for every connection.
+    pub access: Access,
 }
 
 impl Default for ClientOptions {
@@ -47,6 +50,7 @@ impl Default for ClientOptions {
             session: None,
             silence: Duration::from_millis(500),
             attempt_timeout: Duration::from_secs(1),
+            access: Access::default(),
         }
     }
 }

@@ -1,16 +1,17 @@
 //! Which group serves a shard and who leads a group, as this client believes.
 //!
-//! A table is replaced only by one of a higher version. A redirect by a node overrides the table until then. Leaders are
-//! beliefs: a denial drops one, a hint offers one, only an answer confirms one.
+//! Each shard has the epoch of its owner's copy, and never goes back to a lower one: neither for a table of a higher
+//! version nor for a redirect. Leaders are beliefs: a denial drops one, a hint offers one, only an answer confirms one.
 
 use std::collections::BTreeMap;
 
 use kvserver::command::ShardId;
 use paxos::ids::{Generation, GroupId, NodeId};
+use shardmaster::ids::{ConfigNum, Epoch, GroupRef, Owner};
 
 use crate::routing::{Group, Member, Routing};
 
-/// Position of a group in this router; never reused.
+/// Position of a group in this router; never reused for another id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GroupIndex(pub(crate) usize);
 
@@ -18,19 +19,30 @@ pub(crate) struct GroupIndex(pub(crate) usize);
 #[derive(Debug)]
 pub(crate) struct GroupRoute {
     pub(crate) id: GroupId,
+    /// None while only a redirect told of this life of the group, or once the group is gone.
     pub(crate) members: Vec<NodeId>,
     pub(crate) leader: Option<NodeId>,
     generation: Generation,
+    // Neither in the table nor owner of a shard. Its place stays, since calls may be bound to it.
+    gone: bool,
     // Denials since a leader was last confirmed: two members that name each other mustn't be followed for ever.
     denials: usize,
+}
+
+/// Who serves a shard.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seat {
+    group: Option<GroupIndex>,
+    epoch: Epoch,
 }
 
 /// The routing table and what was learned since.
 #[derive(Debug, Default)]
 pub(crate) struct Router {
     version: u64,
+    config: ConfigNum,
     shards: u16,
-    owners: Vec<Option<GroupIndex>>,
+    seats: Vec<Seat>,
     groups: Vec<GroupRoute>,
     addresses: BTreeMap<NodeId, String>,
 }
@@ -58,17 +70,27 @@ impl Router {
 
     /// The group with this id.
     pub(crate) fn index(&self, id: GroupId) -> Option<GroupIndex> {
+        self.place(id).filter(|index| !self.group(*index).gone)
+    }
+
+    fn place(&self, id: GroupId) -> Option<GroupIndex> {
         self.groups.iter().position(|g| g.id == id).map(GroupIndex)
+    }
+
+    /// Whether anybody can be asked for the group.
+    pub(crate) fn is_reachable(&self, group: GroupIndex) -> bool {
+        let route = self.group(group);
+        route.leader.is_some() || !route.members.is_empty()
     }
 
     /// Who serves a shard.
     pub(crate) fn owner(&self, shard: ShardId) -> Option<GroupIndex> {
-        self.owners.get(usize::from(shard.0)).copied().flatten()
+        self.seats.get(usize::from(shard.0))?.group
     }
 
     /// Some shard that the group serves.
     pub(crate) fn a_shard_of(&self, group: GroupIndex) -> Option<ShardId> {
-        (0..).map(ShardId).zip(&self.owners).find(|(_, o)| **o == Some(group)).map(|(shard, _)| shard)
+        (0..).map(ShardId).zip(&self.seats).find(|(_, s)| s.group == Some(group)).map(|(shard, _)| shard)
     }
 
     /// All nodes of the table with their addresses.
@@ -76,48 +98,90 @@ impl Router {
         self.addresses.iter().map(|(node, address)| (*node, address.as_str()))
     }
 
-    /// Takes a table if it is newer; whether it did. The leaders it names are left to the caller to judge.
+    /// Takes a table if it is newer, but no shard of it whose epoch is lower than the known one; whether it did. The
+    /// leaders it names are left to the caller to judge.
     pub(crate) fn update(&mut self, table: &Routing) -> bool {
         if self.is_ready() && table.version <= self.version {
             return false;
         }
         self.version = table.version;
+        self.config = self.config.max(table.config);
         self.shards = table.shards;
         for group in &table.groups {
             self.update_group(group);
         }
-        self.owners = table.owners.iter().map(|id| self.index(*id)).collect();
+        self.seats.resize_with(usize::from(table.shards), Seat::default);
+        for (shard, (owner, epoch)) in table.owners.iter().zip(&table.epochs).enumerate() {
+            if *epoch >= self.seats[shard].epoch {
+                self.seats[shard] = Seat { group: self.index(*owner), epoch: *epoch };
+            }
+        }
+        self.drop_gone(table);
         true
     }
 
     fn update_group(&mut self, group: &Group) {
         self.addresses.extend(group.members.iter().map(|m| (m.node, m.address.clone())));
-        let members: Vec<NodeId> = group.members.iter().map(|m| m.node).collect();
-        let Some(index) = self.index(group.id) else {
-            let generation = group.generation;
-            self.groups.push(GroupRoute { id: group.id, members, leader: None, generation, denials: 0 });
-            return;
-        };
+        let index = self.live(group.id, group.generation);
         let route = &mut self.groups[index.0];
-        if route.generation == group.generation {
-            route.leader = route.leader.filter(|leader| members.contains(leader));
-        } else {
-            route.leader = None;
+        if route.generation > group.generation {
+            return;
         }
-        route.generation = group.generation;
-        route.members = members;
+        route.members = group.members.iter().map(|m| m.node).collect();
+        route.leader = route.leader.filter(|leader| route.members.contains(leader));
     }
 
-    /// A node says that `to` serves the shard; whether that is news.
-    pub(crate) fn moved(&mut self, shard: ShardId, to: GroupId) -> bool {
-        let to = self.index(to);
-        match self.owners.get_mut(usize::from(shard.0)) {
-            Some(owner) if to.is_some() && *owner != to => {
-                *owner = to;
-                true
-            }
-            _ => false,
+    /// The place of a group that is known to live in this generation, or in a later one.
+    fn live(&mut self, id: GroupId, generation: Generation) -> GroupIndex {
+        let index = self.place(id).unwrap_or(GroupIndex(self.groups.len()));
+        if index.0 == self.groups.len() {
+            self.groups.push(GroupRoute {
+                id,
+                members: Vec::new(),
+                leader: None,
+                generation,
+                gone: false,
+                denials: 0,
+            });
         }
+        let route = &mut self.groups[index.0];
+        route.gone = false;
+        if route.generation < generation {
+            // Another life, with other members perhaps.
+            route.generation = generation;
+            route.members.clear();
+            route.leader = None;
+            route.denials = 0;
+        }
+        index
+    }
+
+    fn drop_gone(&mut self, table: &Routing) {
+        for index in 0..self.groups.len() {
+            let owns = self.seats.iter().any(|seat| seat.group == Some(GroupIndex(index)));
+            let route = &mut self.groups[index];
+            if !owns && table.group(route.id).is_none() {
+                route.gone = true;
+                route.members.clear();
+                route.leader = None;
+            }
+        }
+    }
+
+    /// A node says who serves the shard; whether that is news. An epoch of 0 isn't known: then it is believed until
+    /// somebody names a higher one, or a newer table comes.
+    pub(crate) fn moved(&mut self, shard: ShardId, owner: &Owner) -> bool {
+        let GroupRef { group, generation } = owner.group;
+        let Some(seat) = self.seats.get(usize::from(shard.0)).copied() else { return false };
+        let named = owner.epoch > Epoch(0);
+        if (named && owner.epoch < seat.epoch) || (!named && self.index(group).is_none()) {
+            return false;
+        }
+        let group = self.live(group, generation);
+        let news = seat.group != Some(group);
+        let epoch = owner.epoch.max(seat.epoch);
+        self.seats[usize::from(shard.0)] = Seat { group: Some(group), epoch };
+        news
     }
 
     /// `node` is to be asked as the group's leader.
@@ -179,11 +243,17 @@ impl Router {
             members: route.members.iter().map(|n| Member { node: *n, address: address(n) }).collect(),
             leader: route.leader,
         };
-        let owner = |owner: &Option<GroupIndex>| owner.map_or(GroupId(0), |index| self.group(index).id);
-        let mut groups: Vec<Group> = self.groups.iter().map(group).collect();
+        let owner = |seat: &Seat| seat.group.map_or(GroupId(0), |index| self.group(index).id);
+        let mut groups: Vec<Group> = self.groups.iter().filter(|route| !route.gone).map(group).collect();
         groups.sort_by_key(|g| g.id);
-        let owners = self.owners.iter().map(owner).collect();
-        Routing { version: self.version, shards: self.shards, groups, owners }
+        Routing {
+            version: self.version,
+            shards: self.shards,
+            groups,
+            owners: self.seats.iter().map(owner).collect(),
+            epochs: self.seats.iter().map(|seat| seat.epoch).collect(),
+            config: self.config,
+        }
     }
 }
 
@@ -208,7 +278,13 @@ mod tests {
             shards: 4,
             groups: vec![group(1), group(2)],
             owners: owners.into_iter().map(GroupId).collect(),
+            epochs: vec![Epoch(1); 4],
+            config: ConfigNum(1),
         }
+    }
+
+    fn owner(group: u32, epoch: u64) -> Owner {
+        Owner { group: GroupRef { group: GroupId(group), generation: Generation(1) }, epoch: Epoch(epoch) }
     }
 
     fn router() -> Router {
@@ -226,15 +302,48 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_holds_until_a_newer_table() {
+    fn a_redirect_of_no_known_epoch_holds_until_a_newer_table() {
         let mut router = router();
-        assert!(router.moved(ShardId(0), GroupId(2)));
-        assert!(!router.moved(ShardId(0), GroupId(2)), "no news");
-        assert!(!router.moved(ShardId(0), GroupId(9)), "a group nobody told us of");
+        assert!(router.moved(ShardId(0), &owner(2, 0)));
+        assert!(!router.moved(ShardId(0), &owner(2, 0)), "no news");
+        assert!(!router.moved(ShardId(0), &owner(9, 0)), "a group nobody told us of");
         assert!(!router.update(&table(5, [1, 1, 2, 2])));
         assert_eq!(router.owner(ShardId(0)), router.index(GroupId(2)));
         assert!(router.update(&table(6, [1, 1, 2, 2])));
         assert_eq!(router.owner(ShardId(0)), Some(G1));
+    }
+
+    #[test]
+    fn a_redirect_of_a_higher_epoch_outlives_newer_tables_of_lower_ones() {
+        let mut router = router();
+        assert!(router.moved(ShardId(0), &owner(2, 3)));
+        assert!(!router.moved(ShardId(0), &owner(1, 2)), "an old redirect");
+        assert!(router.update(&table(6, [1, 2, 2, 2])));
+        assert_eq!(router.owner(ShardId(0)), router.index(GroupId(2)));
+        assert_eq!(router.owner(ShardId(1)), router.index(GroupId(2)), "the other shards are taken");
+        let mut next = table(7, [1, 1, 2, 2]);
+        next.epochs[0] = Epoch(4);
+        router.update(&next);
+        assert_eq!(router.owner(ShardId(0)), Some(G1));
+    }
+
+    #[test]
+    fn a_group_is_unreachable_until_a_table_names_its_members_and_goes_with_its_last_shard() {
+        let mut router = router();
+        assert!(router.moved(ShardId(0), &owner(3, 2)));
+        let third = router.owner(ShardId(0)).unwrap();
+        assert!(!router.is_reachable(third));
+        let mut next = table(6, [3, 1, 2, 2]);
+        next.epochs[0] = Epoch(2);
+        let members = next.groups[0].members.clone();
+        next.groups.push(Group { id: GroupId(3), generation: Generation(1), members, leader: None });
+        router.update(&next);
+        assert!(router.is_reachable(third));
+        let mut last = table(7, [1, 1, 2, 2]);
+        last.epochs[0] = Epoch(3);
+        router.update(&last);
+        assert_eq!(router.index(GroupId(3)), None);
+        assert_eq!(router.snapshot(), last);
     }
 
     #[test]
@@ -286,6 +395,48 @@ mod tests {
                 highest = highest.max(version);
                 let owner = if highest % 2 == 0 { 1 } else { 2 };
                 prop_assert_eq!(router.snapshot(), table(highest, [owner; 4]));
+            }
+        }
+
+        /// Shard `s` at epoch `e` is with one group, as the shardmaster gave it. Whatever the order of tables and
+        /// redirects: the highest epoch heard stands, and with it the group that has it.
+        #[test]
+        fn epochs_never_go_back(
+            moves in prop::collection::vec((0_u16..4, 1_u32..3), 1..30),
+            heard in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 1..60),
+        ) {
+            // The truth after each move: a table a version.
+            let mut tables = vec![table(1, [1, 1, 2, 2])];
+            for (shard, to) in &moves {
+                let mut next = tables.last().unwrap().clone();
+                let shard = usize::from(*shard);
+                next.version += 1;
+                next.epochs[shard] = Epoch(next.version);
+                next.owners[shard] = GroupId(*to);
+                tables.push(next);
+            }
+            let mut router = Router::default();
+            router.update(&tables[0]);
+            let mut highest = tables[0].clone();
+            for (is_table, pick) in heard {
+                let at = pick.index(moves.len());
+                let told = &tables[at + 1];
+                let mut shards = vec![usize::from(moves[at].0)];
+                if is_table {
+                    router.update(told);
+                    shards = (0..4).collect();
+                } else {
+                    let shard = shards[0];
+                    router.moved(ShardId(moves[at].0), &owner(told.owners[shard].0, told.epochs[shard].0));
+                }
+                for shard in shards {
+                    if told.epochs[shard] > highest.epochs[shard] {
+                        highest.epochs[shard] = told.epochs[shard];
+                        highest.owners[shard] = told.owners[shard];
+                    }
+                }
+                let now = router.snapshot();
+                prop_assert_eq!((&now.epochs, &now.owners), (&highest.epochs, &highest.owners));
             }
         }
     }

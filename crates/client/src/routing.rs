@@ -2,6 +2,7 @@
 
 use kvserver::command::{ShardId, shard_of};
 use paxos::ids::{Generation, GroupId, NodeId};
+use shardmaster::ids::{ConfigNum, Epoch};
 
 /// A copy of the client's routing table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +15,10 @@ pub struct Routing {
     pub groups: Vec<Group>,
     /// The group that serves each shard; the index is the shard.
     pub owners: Vec<GroupId>,
+    /// The epoch of its copy; the index is the shard. 0 where it isn't known.
+    pub epochs: Vec<Epoch>,
+    /// Number of the newest ShardMap, the desired assignment; 0 if it isn't known.
+    pub config: ConfigNum,
 }
 
 /// A group of replicas.
@@ -49,6 +54,12 @@ pub struct Location {
     pub leader: Option<Member>,
     /// Version of the routing table that says so.
     pub version: u64,
+    /// Which life of the group it is.
+    pub generation: Generation,
+    /// The epoch of the group's copy of the shard; 0 if it isn't known.
+    pub epoch: Epoch,
+    /// Number of the newest ShardMap; 0 if it isn't known.
+    pub config: ConfigNum,
 }
 
 impl Routing {
@@ -56,8 +67,16 @@ impl Routing {
     pub fn locate(&self, key: &[u8]) -> Option<Location> {
         let shard = shard_of(key, self.shards);
         let group = *self.owners.get(usize::from(shard.0))?;
-        let leader = self.group(group).and_then(Group::leader_member).cloned();
-        Some(Location { shard, group, leader, version: self.version })
+        let known = self.group(group);
+        Some(Location {
+            shard,
+            group,
+            leader: known.and_then(Group::leader_member).cloned(),
+            version: self.version,
+            generation: known.map_or(Generation(0), |known| known.generation),
+            epoch: self.epochs.get(usize::from(shard.0)).copied().unwrap_or_default(),
+            config: self.config,
+        })
     }
 
     /// The group with this id.
@@ -90,6 +109,15 @@ impl Routing {
         let mut groups: Vec<Group> = table.groups.into_iter().map(group).collect();
         groups.sort_by_key(|g| g.id);
         let owners = table.owners.into_iter().map(GroupId).collect();
-        Some(Routing { version: table.version, shards, groups, owners })
+        let mut epochs: Vec<Epoch> = table.epochs.into_iter().map(Epoch).collect();
+        epochs.resize(usize::from(shards), Epoch(0));
+        Some(Routing {
+            version: table.version,
+            shards,
+            groups,
+            owners,
+            epochs,
+            config: ConfigNum(table.config),
+        })
     }
 }

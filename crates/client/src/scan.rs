@@ -13,13 +13,27 @@ use kvserver::command::{KEY_BYTES_MAX, ShardId, shard_of};
 use kvserver::query::{Query, SCAN_PAIRS_MAX, ShardCursor, ShardPage};
 use paxos::ids::GroupId;
 
-use crate::call;
+use crate::call::{self, Paged};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind};
 use crate::options::ScanOptions;
 
-/// How long to wait for a routing table that knows where a shard went.
-const MOVED_PAUSE: Duration = Duration::from_millis(20);
+/// How long to wait for a routing table that knows where a shard went: longer each time, within these bounds.
+const MOVED_PAUSE: Duration = Duration::from_millis(2);
+const MOVED_PAUSE_MAX: Duration = Duration::from_millis(20);
+/// Redirects in a row that are followed at once.
+const REDIRECTS: u32 = 4;
+
+/// What asking brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fetched {
+    /// The scan went on.
+    Some,
+    /// Nothing yet, but now it is known whom to ask.
+    Redirect,
+    /// Nothing.
+    Nothing,
+}
 
 /// A key with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +81,7 @@ impl Scan {
         let deadline = Instant::now() + self.client.timeout();
         let shards = self.client.shared().with(|engine| engine.router().shards());
         self.merge.spread(shards)?;
+        let (mut redirects, mut pause) = (0, MOVED_PAUSE);
         while self.left > 0 {
             let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(self.page());
             let pairs = self.merge.take(most);
@@ -77,12 +92,19 @@ impl Scan {
             if self.merge.is_done() {
                 return Ok(None);
             }
-            if !self.fetch().await? {
-                if Instant::now() >= deadline {
-                    let message = "no node that serves the shards could be found";
-                    return Err(Error::not_executed(ErrorKind::Unavailable, message));
-                }
-                tokio::time::sleep(MOVED_PAUSE).await;
+            let fetched = self.fetch().await?;
+            if fetched == Fetched::Some {
+                (redirects, pause) = (0, MOVED_PAUSE);
+                continue;
+            }
+            if Instant::now() >= deadline {
+                let message = "no node that serves the shards could be found";
+                return Err(Error::not_executed(ErrorKind::Unavailable, message));
+            }
+            redirects += 1;
+            if fetched == Fetched::Nothing || redirects > REDIRECTS {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(MOVED_PAUSE_MAX);
             }
         }
         Ok(None)
@@ -97,8 +119,8 @@ impl Scan {
         usize::try_from(self.options.page.clamp(1, SCAN_PAIRS_MAX)).unwrap_or(1)
     }
 
-    /// Asks for what stands in the way; whether anything came.
-    async fn fetch(&mut self) -> Result<bool, Error> {
+    /// Asks for what stands in the way.
+    async fn fetch(&mut self) -> Result<Fetched, Error> {
         let limit = u64::from(self.options.page.clamp(1, SCAN_PAIRS_MAX)).min(self.left);
         let limit = u32::try_from(limit).unwrap_or(SCAN_PAIRS_MAX);
         let shared = self.client.shared();
@@ -119,18 +141,26 @@ impl Scan {
             let consistency = self.options.consistency;
             async move { call::page(shared, group, &query, consistency).await }
         });
-        let mut came = false;
+        let (mut came, mut known_now) = (false, false);
         let mut moved = known < asked;
         for answer in call::all(requests).await {
             match answer? {
-                Some(pages) => came |= self.merge.add(pages),
-                None => moved = true,
+                Paged::Pages(pages) => came |= self.merge.add(pages),
+                Paged::Moved(shard, Some(owner)) => {
+                    moved = true;
+                    known_now |= shared.with(|engine| engine.redirected(shard, &owner, Instant::now()));
+                }
+                Paged::Moved(_, None) | Paged::Elsewhere => moved = true,
             }
         }
         if moved {
             shared.with(|engine| engine.want_refresh());
         }
-        Ok(came)
+        Ok(match (came, known_now) {
+            (true, _) => Fetched::Some,
+            (false, true) => Fetched::Redirect,
+            (false, false) => Fetched::Nothing,
+        })
     }
 }
 

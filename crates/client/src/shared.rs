@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use wire::v1::RoutingRequest;
 
+use crate::access::Access;
 use crate::engine::Engine;
 use crate::outcome::LinkId;
 use crate::routing::Routing;
@@ -120,13 +121,17 @@ fn acknowledge_later(shared: &Arc<Shared>) {
 
 /// Fetches the routing table when a node's answer shows that ours is old.
 async fn refresh(shared: Arc<Shared>) {
+    let access = shared.with(|engine| engine.options().access.clone());
     loop {
         poll_fn(|context| shared.with(|engine| engine.poll_refresh(context))).await;
         for address in shared.with(|engine| engine.reachable()).into_iter().take(3) {
-            let Some(table) = fetch(&address).await else { continue };
-            shared.with(|engine| engine.learn(&table, Instant::now()));
+            let Some(table) = fetch(&address, &access).await else { continue };
+            let is_news = shared.with(|engine| engine.learn(&table, Instant::now()));
             shared.start_links();
-            break;
+            // Who asked for a table knows of something that ours lacks: another node may know more.
+            if is_news {
+                break;
+            }
         }
         if shared.with(|engine| engine.router().is_ready()) {
             tokio::time::sleep(REFRESH_PAUSE).await;
@@ -138,8 +143,8 @@ async fn refresh(shared: Arc<Shared>) {
     }
 }
 
-async fn fetch(address: &str) -> Option<Routing> {
-    let mut node = crate::admin(address, REFRESH_TIMEOUT).await.ok()?;
+async fn fetch(address: &str, access: &Access) -> Option<Routing> {
+    let mut node = crate::admin(address, REFRESH_TIMEOUT, access).await.ok()?;
     let table = node.get_routing(RoutingRequest {}).await.ok()?.into_inner();
     Routing::from_wire(table)
 }

@@ -9,10 +9,12 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio_stream::Stream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::Status;
+use tonic::transport::Endpoint;
 use wire::v1::client_client::ClientClient;
 use wire::v1::{ClientFrame, ServerFrame};
 
+use crate::access::{Access, told};
 use crate::engine::Taken;
 use crate::outcome::LinkId;
 use crate::shared::Shared;
@@ -27,13 +29,17 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 
 /// The task of a link.
 pub(crate) async fn run(shared: Arc<Shared>, link: LinkId) {
+    let access = shared.with(|engine| engine.options().access.clone());
     loop {
         poll_fn(|context| shared.with(|engine| engine.poll_wanted(link, context))).await;
         let (epoch, address) =
             shared.with(|engine| (engine.connecting(link, Instant::now()), engine.address(link)));
-        if let Err(reason) = converse(&shared, link, epoch, &address).await {
+        let ended = converse(&shared, link, epoch, &address, &access).await;
+        if let Err(reason) = &ended {
             tracing::debug!(%address, %reason, "a stream ended");
         }
+        let refused = ended.err().and_then(Ended::refused);
+        shared.with(|engine| engine.refused(link, refused));
         let pause = shared.with(|engine| engine.down(link, Instant::now()));
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
@@ -42,16 +48,22 @@ pub(crate) async fn run(shared: Arc<Shared>, link: LinkId) {
 }
 
 /// From the connection to its end.
-async fn converse(shared: &Arc<Shared>, link: LinkId, epoch: u64, address: &str) -> Result<(), Ended> {
-    let mut answers = tokio::time::timeout(HELLO_TIMEOUT, open(shared, link, epoch, address))
+async fn converse(
+    shared: &Arc<Shared>,
+    link: LinkId,
+    epoch: u64,
+    address: &str,
+    access: &Access,
+) -> Result<(), Ended> {
+    let mut answers = tokio::time::timeout(HELLO_TIMEOUT, open(shared, link, epoch, address, access))
         .await
-        .map_err(|_| Ended("no answer to the connection".to_string()))??;
+        .map_err(|_| Ended::Failed("no answer to the connection".to_string()))??;
     let first = tokio::time::timeout(HELLO_TIMEOUT, answers.message())
         .await
-        .map_err(|_| Ended("no hello".to_string()))?
-        .map_err(|status| Ended(status.to_string()))?;
+        .map_err(|_| Ended::Failed("no hello".to_string()))?
+        .map_err(|status| Ended::early(access, address, &status))?;
     let Some(ServerFrame { hello: Some(hello), log_time, .. }) = first else {
-        return Err(Ended("the first frame has no hello".to_string()));
+        return Err(Ended::Failed("the first frame has no hello".to_string()));
     };
     let stamp = Frame { answers: Vec::new(), log_time: paxos::ids::LogTime(log_time) };
     let ours = shared.with(|engine| {
@@ -60,14 +72,14 @@ async fn converse(shared: &Arc<Shared>, link: LinkId, epoch: u64, address: &str)
         engine.hello(link, hello, now)
     });
     if !ours {
-        return Err(Ended("a node of another cluster".to_string()));
+        return Err(Ended::Failed("a node of another cluster".to_string()));
     }
     shared.start_links();
-    while let Some(mut frame) = answers.message().await.map_err(|status| Ended(status.to_string()))? {
-        let hello = frame.hello.take();
+    while let Some(mut frame) = answers.message().await.map_err(|status| Ended::Failed(status.to_string()))? {
+        let table = frame.routing.take().or(frame.hello.take().and_then(|hello| hello.routing));
         let frame = Frame::decode(frame);
         shared.with(|engine| engine.heard(link, epoch, frame, Instant::now()));
-        if let Some(table) = hello.and_then(|hello| hello.routing).and_then(crate::Routing::from_wire) {
+        if let Some(table) = table.and_then(crate::Routing::from_wire) {
             shared.with(|engine| engine.learn(&table, Instant::now()));
             shared.start_links();
         }
@@ -80,17 +92,23 @@ async fn open(
     link: LinkId,
     epoch: u64,
     address: &str,
+    access: &Access,
 ) -> Result<tonic::Streaming<ServerFrame>, Ended> {
-    let channel = connect(address).await.map_err(|e| Ended(e.to_string()))?;
-    let mut node = ClientClient::new(channel)
+    let endpoint = prepared(access.endpoint(address).map_err(|e| Ended::Failed(told(&e)))?);
+    let channel = endpoint.connect().await.map_err(|e| match Access::refused_connection(&e) {
+        Some(why) => Ended::Refused(format!("{address}: {why}")),
+        None => Ended::Failed(told(&e)),
+    })?;
+    let mut node = ClientClient::with_interceptor(channel, access.bearer())
         .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
     let calls = Calls { shared: shared.clone(), link, epoch };
-    node.connect(calls).await.map(tonic::Response::into_inner).map_err(|status| Ended(status.to_string()))
+    let opened = node.connect(calls).await.map(tonic::Response::into_inner);
+    opened.map_err(|status| Ended::early(access, address, &status))
 }
 
-async fn connect(address: &str) -> Result<Channel, tonic::transport::Error> {
-    Endpoint::from_shared(format!("http://{address}"))?
+fn prepared(endpoint: Endpoint) -> Endpoint {
+    endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -98,14 +116,35 @@ async fn connect(address: &str) -> Result<Channel, tonic::transport::Error> {
         .http2_keep_alive_interval(KEEPALIVE_EVERY)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
-        .connect()
-        .await
 }
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Ended(String);
+enum Ended {
+    /// One side doesn't let the other in.
+    #[error("{0}")]
+    Refused(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Ended {
+    /// By a status that came before the node's first words.
+    fn early(access: &Access, address: &str, status: &Status) -> Ended {
+        match access.refusal(address, status) {
+            Some(refusal) => Ended::Refused(refusal.message),
+            None => Ended::Failed(status.to_string()),
+        }
+    }
+
+    fn refused(self) -> Option<String> {
+        match self {
+            Ended::Refused(why) => Some(why),
+            Ended::Failed(_) => None,
+        }
+    }
+}
 
 /// The calls of one stream, in frames.
 struct Calls {

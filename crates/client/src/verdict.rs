@@ -3,7 +3,8 @@
 use kvserver::command::Reply;
 use kvserver::query::Answer;
 use paxos::codec;
-use paxos::ids::{GroupId, LogTime, NodeId};
+use paxos::ids::{Generation, GroupId, LogTime, NodeId};
+use shardmaster::ids::{Epoch, GroupRef, Owner};
 use wire::v1::{self, Code, answer};
 
 /// The answer to one try.
@@ -25,7 +26,8 @@ pub(crate) struct Refused {
     pub(crate) code: Code,
     pub(crate) message: String,
     pub(crate) leader: Option<(NodeId, String)>,
-    pub(crate) group: Option<GroupId>,
+    /// Of a wrong group: who serves the shard; epoch 0 if that isn't known.
+    pub(crate) owner: Option<Owner>,
     pub(crate) unknown: bool,
 }
 
@@ -60,13 +62,28 @@ impl Verdict {
 }
 
 impl Refused {
+    /// The group that was named is none any more.
+    pub(crate) fn wrong_group() -> Refused {
+        Refused {
+            code: Code::WrongGroup,
+            message: "the group is gone".to_string(),
+            leader: None,
+            owner: None,
+            unknown: false,
+        }
+    }
+
     fn decode(refusal: v1::Refusal) -> Refused {
+        let owner = (refusal.group != 0).then_some(Owner {
+            group: GroupRef { group: GroupId(refusal.group), generation: Generation(refusal.generation) },
+            epoch: Epoch(refusal.epoch),
+        });
         Refused {
             code: refusal.code(),
             unknown: refusal.outcome() != v1::Outcome::NotExecuted,
             message: refusal.message,
             leader: (refusal.leader != 0).then_some((NodeId(refusal.leader), refusal.leader_address)),
-            group: (refusal.group != 0).then_some(GroupId(refusal.group)),
+            owner,
         }
     }
 }

@@ -1,11 +1,16 @@
 //! What clients ask a shard to change, and what it answers: the vocabulary of log entries, shared with the client.
 //!
 //! A request is encoded once, by the client (`paxos::codec`), and stands so in the log, on the network and in `apply`.
+//!
+//! An entry of a shard group is such a request, or, if its first byte is 0, a [`HandoffRequest`](crate::handoff). The
+//! two can't be mistaken for each other: a request begins with the client's id, and no client has the id 0.
 
 use bincode::{Decode, Encode};
 use paxos::ids::{ClientId, LogTime, Sequence};
 use shardmaster::ids::Owner;
 pub use shardmaster::ids::ShardId;
+
+use crate::handoff::HandoffReply;
 
 /// Largest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 16 << 10;
@@ -34,7 +39,7 @@ fn hashed_part(key: &[u8]) -> &[u8] {
 /// A write of one client, the same bit for bit in every try.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Request {
-    /// The session.
+    /// The session; not 0.
     pub client: ClientId,
     /// Position in the session, from 1; unique per client over all shards.
     pub sequence: Sequence,
@@ -137,6 +142,8 @@ pub enum Reply {
     ValueTooLarge,
     /// The request had no effect and left no trace.
     Refused(Refusal),
+    /// To a handoff command.
+    Handoff(HandoffReply),
 }
 
 /// Why a request had no effect.

@@ -5,17 +5,25 @@ use std::collections::BTreeSet;
 
 use bincode::{Decode, Encode};
 use paxos::codec::{self, CodecError};
-use paxos::ids::GroupId;
+use paxos::ids::{Generation, GroupId, Incarnation, NodeId};
+use shardmaster::group::Member;
+use shardmaster::ids::SHARDMASTER;
+use shardmaster::master::Master;
 
 use crate::command::{KEY_BYTES_MAX, SESSION_WINDOW, ShardId, VALUE_BYTES_MAX, shard_of};
+use crate::machine::Machine;
 use crate::store::Store;
 
 /// Version of the encoding.
-pub const GENESIS_VERSION: u16 = 1;
+pub const GENESIS_VERSION: u16 = 2;
 /// Shards of a cluster unless it is created with another count.
 pub const SHARDS_DEFAULT: u16 = 256;
 /// Most that one client's recorded outcomes may take in one shard, in bytes.
 pub const SESSION_BYTES_MAX: usize = 16 << 20;
+/// Largest `handoff_chunk_bytes`: a chunk is one entry of the log.
+pub const HANDOFF_CHUNK_BYTES_MAX: u64 = 1 << 20;
+/// Largest `handoff_freeze_lag`: each pull counts up to that many items.
+pub const HANDOFF_FREEZE_LAG_MAX: u64 = 1 << 16;
 
 /// Bounds that are part of the replicated state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
@@ -33,6 +41,13 @@ pub struct Limits {
     pub key_bytes_max: u64,
     /// Largest value, in bytes.
     pub value_bytes_max: u64,
+    /// Most that a piece of a moving shard takes, in bytes; one item is always allowed.
+    pub handoff_chunk_bytes: u64,
+    /// Items that may be left to send when a moving shard is frozen: what its writers wait for.
+    pub handoff_freeze_lag: u64,
+    /// Passes over what changed meanwhile, after which the destination asks for the freeze however much is left; the
+    /// source then slows writes down until it's little.
+    pub handoff_rounds: u64,
 }
 
 impl Default for Limits {
@@ -44,6 +59,9 @@ impl Default for Limits {
             session_window: SESSION_WINDOW,
             key_bytes_max: KEY_BYTES_MAX as u64,
             value_bytes_max: VALUE_BYTES_MAX as u64,
+            handoff_chunk_bytes: 64 << 10,
+            handoff_freeze_lag: 256,
+            handoff_rounds: 8,
         }
     }
 }
@@ -88,6 +106,10 @@ impl Limits {
                 self.value_bytes_max <= VALUE_BYTES_MAX as u64,
                 "value_bytes_max is above what requests may carry",
             ),
+            (self.handoff_chunk_bytes > 0, "handoff_chunk_bytes must not be zero"),
+            (self.handoff_chunk_bytes <= HANDOFF_CHUNK_BYTES_MAX, "handoff_chunk_bytes is above 1 MiB"),
+            (self.handoff_freeze_lag <= HANDOFF_FREEZE_LAG_MAX, "handoff_freeze_lag is above 65536 items"),
+            (self.handoff_rounds > 0, "handoff_rounds must not be zero"),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err(GenesisError::Limits(rule)),
@@ -165,6 +187,28 @@ impl Genesis {
         self.owners.iter().copied().collect()
     }
 
+    /// The first state of a group in one of its lives: only its first life begins with shards.
+    pub fn machine(
+        &self,
+        group: GroupId,
+        generation: Generation,
+        founders: &[(NodeId, Incarnation)],
+    ) -> Machine {
+        match (group, generation) {
+            (SHARDMASTER, _) => {
+                let members: Vec<Member> = founders
+                    .iter()
+                    .map(|(node, incarnation)| Member { node: *node, incarnation: *incarnation })
+                    .collect();
+                let groups: Vec<GroupId> = self.groups().into_iter().collect();
+                let master = Master::new(self.shards(), &groups, &members, self.owners.clone());
+                Machine::Master(Box::new(master))
+            }
+            (group, Generation(1)) => Machine::Store(Box::new(self.store(group))),
+            (_, _) => Machine::Store(Box::new(Store::new(self.limits.clone(), self.shards(), &[]))),
+        }
+    }
+
     /// The empty state of one group.
     pub fn store(&self, group: GroupId) -> Store {
         let owned: Vec<ShardId> =
@@ -198,8 +242,8 @@ mod tests {
     #[test]
     fn another_version_is_refused_by_name() {
         let mut genesis = Genesis::spread(Limits::default(), 1, &[GroupId(1)]).unwrap();
-        genesis.version = 2;
-        assert_eq!(Genesis::decode(&genesis.encode()), Err(GenesisError::Version(2)));
+        genesis.version = 3;
+        assert_eq!(Genesis::decode(&genesis.encode()), Err(GenesisError::Version(3)));
     }
 
     #[test]

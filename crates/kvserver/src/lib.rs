@@ -4,7 +4,9 @@
 
 pub mod command;
 pub mod genesis;
+pub mod handoff;
 pub mod key;
+pub mod machine;
 pub mod query;
 mod request;
 pub mod routing;

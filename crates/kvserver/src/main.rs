@@ -13,6 +13,10 @@ use kvserver::server::config::{Config, ConfigError};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+/// States are made on one thread and dropped on others, which the system's allocator makes slow for both.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// One node of a Synod cluster.
 #[derive(Parser)]
 #[command(name = "kvserver", version, arg_required_else_help = true)]

@@ -1,9 +1,10 @@
 //! Reads of the state: what is asked and what is answered. Reads never go through the log and have no session.
 
 use bincode::{Decode, Encode};
-use shardmaster::ids::Owner;
+use shardmaster::ids::{Epoch, Owner};
 
 use crate::command::ShardId;
+use crate::handoff::{CopyStatus, Duty, Position, Pulled};
 
 /// Most pairs in one page of a scan.
 pub const SCAN_PAIRS_MAX: u32 = 1000;
@@ -31,6 +32,20 @@ pub enum Query {
         /// Leave the values out.
         keys_only: bool,
     },
+    /// What comes next of a copy that moves: asked by its destination. Answered by the source's leader once it has
+    /// applied all that is chosen, so that nobody reads here any more what the destination is about to change.
+    Pull {
+        /// The shard.
+        shard: ShardId,
+        /// Epoch of the move.
+        epoch: Epoch,
+        /// How far the destination is.
+        at: Position,
+    },
+    /// What this group owes others.
+    Duties,
+    /// The copies that this group holds.
+    Copies,
 }
 
 /// Where a scan stands in a shard.
@@ -73,6 +88,12 @@ pub enum Answer {
         /// Which.
         shard: ShardId,
     },
+    /// To a Pull.
+    Pulled(Pulled),
+    /// To Duties, ascending by shard.
+    Duties(Vec<Duty>),
+    /// To Copies, ascending by shard.
+    Copies(Vec<CopyStatus>),
     /// The query breaks a stated bound.
     Invalid,
 }

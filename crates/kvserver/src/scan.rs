@@ -15,8 +15,8 @@ use crate::value::Value;
 /// The value of a key.
 pub(crate) fn get(store: &Store, shard: ShardId, key: &[u8]) -> Answer {
     match store.shard(shard) {
-        None => Answer::WrongGroup { shard, owner: None },
-        Some(found) => {
+        Err(elsewhere) => elsewhere.answer(shard),
+        Ok(found) => {
             Answer::Value(found.data().map.get(key).map(|value| (value.as_bytes().to_vec(), value.version())))
         }
     }
@@ -35,12 +35,14 @@ pub(crate) fn scan(
     if ids.len() != cursors.len() || longest.max(prefix.len()) > KEY_BYTES_MAX {
         return Answer::Invalid;
     }
-    if let Some(shard) = ids.into_iter().find(|id| store.shard(*id).is_none()) {
-        return Answer::WrongGroup { shard, owner: None };
+    if let Some(answer) = ids.into_iter().find_map(|id| Some(store.shard(id).err()?.answer(id))) {
+        return answer;
     }
     let mut rest: Vec<_> = cursors
         .iter()
-        .filter_map(|cursor| Some(pairs_after(store.shard(cursor.shard)?, prefix, cursor.after.as_deref())))
+        .filter_map(|cursor| {
+            Some(pairs_after(store.shard(cursor.shard).ok()?, prefix, cursor.after.as_deref()))
+        })
         .collect();
     let mut pages: Vec<ShardPage> =
         cursors.iter().map(|c| ShardPage { shard: c.shard, pairs: Vec::new(), end: false }).collect();

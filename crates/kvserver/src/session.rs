@@ -16,24 +16,15 @@ use paxos::ids::{ClientId, LogTime, Sequence};
 
 use crate::command::{BusyReason, Refusal, Reply, ShardId};
 use crate::genesis::Limits;
+use crate::handoff::{Outcome, SessionRow};
 use crate::request::RequestView;
 use crate::tally::{Table, Tally, halves, hash_numbers};
 
 /// Memory of one recorded outcome, in bytes.
 pub(crate) const OUTCOME_BYTES: usize = size_of::<Outcome>();
 /// Rows looked at per request. New rows come at most at one a request, so two keep up with any load.
-const SWEEP_STEPS: usize = 2;
+pub(crate) const SWEEP_STEPS: usize = 2;
 const ROW_BYTES: usize = (size_of::<ClientId>() + size_of::<Arc<Row>>()) * 4 / 3 + size_of::<Row>() + 48;
-
-/// What a request came to. Only terminal outcomes are recorded, refusals never.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Outcome {
-    pub(crate) sequence: Sequence,
-    pub(crate) sent_at: LogTime,
-    /// Hash of the request's bytes: a sequence used for another request is an error, never an old reply.
-    pub(crate) request_hash: u64,
-    pub(crate) reply: Reply,
-}
 
 /// What a shard remembers of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +71,8 @@ impl Context<'_> {
     }
 }
 
+/// Only terminal outcomes are recorded, refusals never. A sequence used for another request, told by the hash, is an
+/// error, never an old reply.
 impl Outcome {
     fn hash(&self, shard: ShardId, client: ClientId) -> u128 {
         let [high, low] = halves(client.0);
@@ -99,14 +92,19 @@ fn reply_numbers(reply: &Reply) -> [u64; 3] {
         Reply::NotANumber => [5, 0, 0],
         Reply::ValueTooLarge => [6, 0, 0],
         // Never recorded.
-        Reply::Refused(_) => [7, 0, 0],
+        Reply::Refused(_) | Reply::Handoff(_) => [7, 0, 0],
     }
 }
 
 impl Row {
     fn new(ack_through: Sequence) -> Row {
-        // One outcome is what a client with one request at a time ever has.
         Row { ack_through, newest_sent_at: LogTime(0), outcomes: VecDeque::with_capacity(1) }
+    }
+
+    /// The row as it is sent and kept in snapshots.
+    pub(crate) fn record(&self) -> SessionRow {
+        let outcomes = self.outcomes.iter().cloned().collect();
+        SessionRow { ack_through: self.ack_through, newest_sent_at: self.newest_sent_at, outcomes }
     }
 
     fn head_hash(&self, shard: ShardId, client: ClientId) -> u128 {
@@ -154,8 +152,8 @@ impl Row {
         (self.outcomes.len() as u64) < window || (kept() as u64) < window
     }
 
-    /// Raises floor and stamp, forgets what they cover, and records the outcome, if there is one to record.
-    fn record(
+    /// Raises floor and stamp, forgets what they cover, and keeps the outcome, if there is one to keep.
+    fn keep(
         &mut self,
         request: &RequestView<'_>,
         context: &Context<'_>,
@@ -186,32 +184,55 @@ impl Row {
     }
 }
 
+impl From<SessionRow> for Row {
+    fn from(row: SessionRow) -> Row {
+        // One outcome is what a client with one request at a time ever has.
+        let mut outcomes = VecDeque::with_capacity(row.outcomes.len().max(1));
+        outcomes.extend(row.outcomes);
+        Row { ack_through: row.ack_through, newest_sent_at: row.newest_sent_at, outcomes }
+    }
+}
+
 impl Sessions {
-    /// Decides on a request and, if it may take effect, executes and records it.
+    /// Decides on a request and, if it may take effect, executes and records it. Also returns whether it did.
     pub(crate) fn once(
         &mut self,
         request: &RequestView<'_>,
         context: &Context<'_>,
         tally: &mut Tally,
         execute: impl FnOnce(&mut Tally) -> Reply,
-    ) -> Reply {
+    ) -> (Reply, bool) {
         let clients = self.rows.len() as u64;
         let mut row = self.rows.get_mut(&request.client);
         if let Some(answer) = judge(row.as_deref().map(Arc::as_ref), request, context, clients) {
-            return answer;
+            return (answer, false);
         }
         let reply = execute(tally);
         let outcome = request.op.is_recorded().then_some(&reply);
         match &mut row {
-            Some(row) => Arc::make_mut(row).record(request, context, outcome, tally),
+            Some(row) => Arc::make_mut(row).keep(request, context, outcome, tally),
             None => {
                 let mut row = Row::new(request.ack_through);
                 row.add_to(request.shard, request.client, tally);
-                row.record(request, context, outcome, tally);
+                row.keep(request, context, outcome, tally);
                 self.insert(request.client, row);
             }
         }
-        reply
+        (reply, true)
+    }
+
+    /// Puts a row of a staged copy, or its absence, in place of what is there; the sweep isn't concerned yet.
+    pub(crate) fn replace(&mut self, shard: ShardId, client: ClientId, row: Option<Row>, tally: &mut Tally) {
+        if let Some(row) = &row {
+            row.add_to(shard, client, tally);
+        }
+        let before = match row {
+            Some(row) => self.rows.insert(client, Arc::new(row)),
+            None => self.rows.remove(&client),
+        };
+        if let Some(before) = before {
+            before.remove_from(shard, client, tally);
+        }
     }
 
     /// Adds a row that isn't there yet.
@@ -223,16 +244,20 @@ impl Sessions {
         self.rows.insert(client, Arc::new(row));
     }
 
-    /// Looks at a few rows, and drops those that are old enough.
-    pub(crate) fn sweep(&mut self, shard: ShardId, context: &Context<'_>, tally: &mut Tally) {
-        for _ in 0..SWEEP_STEPS {
-            if !self.rows.is_empty() && context.expired(self.sweep.oldest) {
-                self.sweep_one(shard, context, tally);
-            }
-        }
+    /// Looks at a few rows, and drops those that are old enough. Returns which.
+    pub(crate) fn sweep(
+        &mut self,
+        shard: ShardId,
+        context: &Context<'_>,
+        tally: &mut Tally,
+    ) -> [Option<ClientId>; SWEEP_STEPS] {
+        [(); SWEEP_STEPS].map(|()| match !self.rows.is_empty() && context.expired(self.sweep.oldest) {
+            true => self.sweep_one(shard, context, tally),
+            false => None,
+        })
     }
 
-    fn sweep_one(&mut self, shard: ShardId, context: &Context<'_>, tally: &mut Tally) {
+    fn sweep_one(&mut self, shard: ShardId, context: &Context<'_>, tally: &mut Tally) -> Option<ClientId> {
         let next = match self.sweep.after {
             None => {
                 self.sweep.lowest = LogTime(u64::MAX);
@@ -245,15 +270,17 @@ impl Sessions {
         };
         let Some((client, row)) = next else {
             self.sweep = Sweep { after: None, lowest: LogTime(0), oldest: self.sweep.lowest };
-            return;
+            return None;
         };
-        if context.expired(row.newest_sent_at) {
+        let expired = context.expired(row.newest_sent_at);
+        if expired {
             row.remove_from(shard, client, tally);
             self.rows.remove(&client);
         } else {
             self.sweep.lowest = self.sweep.lowest.min(row.newest_sent_at);
         }
         self.sweep.after = Some(client);
+        expired.then_some(client)
     }
 }
 

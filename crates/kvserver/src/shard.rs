@@ -7,9 +7,10 @@ use imbl::OrdMap;
 use paxos::ids::ClientId;
 
 use crate::command::{Reply, ShardId};
+use crate::handoff::Item;
 use crate::key::Key;
 use crate::request::{OpView, RequestView};
-use crate::session::{Context, Sessions};
+use crate::session::{Context, Row, SWEEP_STEPS, Sessions, Sweep};
 use crate::tally::{Table, Tally, halves, hash_numbers, hash_pair, pair_bytes};
 use crate::value::Value;
 
@@ -31,6 +32,20 @@ pub(crate) struct Data {
     pub(crate) map: OrdMap<Key, Value>,
     pub(crate) revision: u64,
 }
+
+/// Which items a request changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changed {
+    /// Rows that the sweep dropped.
+    pub(crate) swept: [Option<ClientId>; SWEEP_STEPS],
+    /// The row of the request's client.
+    pub(crate) row: bool,
+    /// The key of the request.
+    pub(crate) key: bool,
+}
+
+/// Most items that one request changes.
+pub(crate) const CHANGES_MAX: u64 = SWEEP_STEPS as u64 + 2;
 
 impl Shard {
     /// An empty shard.
@@ -56,15 +71,48 @@ impl Shard {
 
     /// Executes a request at most once (P9), and forgets a few sessions that are old enough.
     pub(crate) fn apply(&mut self, request: &RequestView<'_>, context: &Context<'_>) -> Reply {
+        self.apply_and_tell(request, context).0
+    }
+
+    /// As [`Shard::apply`], and says which items that changed, up to [`CHANGES_MAX`].
+    pub(crate) fn apply_and_tell(
+        &mut self,
+        request: &RequestView<'_>,
+        context: &Context<'_>,
+    ) -> (Reply, Changed) {
         let Shard { id, data, sessions, tally } = self;
         let before = scalars_hash(*id, data, sessions);
-        sessions.sweep(*id, context, tally);
+        let revision = data.revision;
+        let swept = sessions.sweep(*id, context, tally);
         let value_bytes_max = context.limits.value_bytes_max;
-        let reply = sessions
+        let (reply, executed) = sessions
             .once(request, context, tally, |tally| data.execute(*id, &request.op, value_bytes_max, tally));
         tally.remove(before, 0);
         tally.add(scalars_hash(*id, data, sessions), 0);
-        reply
+        (reply, Changed { swept, row: executed, key: data.revision != revision })
+    }
+
+    /// Puts an item of a staged copy in place of what is there.
+    pub(crate) fn install(&mut self, item: Item) {
+        let Shard { id, data, sessions, tally } = self;
+        match item {
+            Item::Key { key, value: Some((version, bytes)) } => {
+                let value = || Value::new(version, &bytes);
+                data.change(*id, &key, tally, |present| *present = value(), value);
+            }
+            Item::Key { key, value: None } => {
+                data.remove(*id, &key, tally);
+            }
+            Item::Row { client, row } => sessions.replace(*id, client, row.map(Row::from), tally),
+        }
+    }
+
+    /// Sets what a staged copy isn't sent item by item.
+    pub(crate) fn set_scalars(&mut self, revision: u64, sweep: Sweep) {
+        self.tally.remove(scalars_hash(self.id, &self.data, &self.sessions), 0);
+        self.data.revision = revision;
+        self.sessions.sweep = sweep;
+        self.tally.add(scalars_hash(self.id, &self.data, &self.sessions), 0);
     }
 
     pub(crate) fn id(&self) -> ShardId {
@@ -172,10 +220,16 @@ impl Data {
     }
 
     fn delete(&mut self, id: ShardId, key: &[u8], tally: &mut Tally) -> Reply {
-        let Some(value) = self.map.remove(key) else { return Reply::Deleted { existed: false } };
-        self.revision += 1;
+        let existed = self.remove(id, key, tally);
+        self.revision += u64::from(existed);
+        Reply::Deleted { existed }
+    }
+
+    /// Takes a key out, if it is there. Returns whether it was.
+    fn remove(&mut self, id: ShardId, key: &[u8], tally: &mut Tally) -> bool {
+        let Some(value) = self.map.remove(key) else { return false };
         tally.remove(hash_pair(id, key, value.as_stored()), pair_bytes(key, value.as_stored()));
-        Reply::Deleted { existed: true }
+        true
     }
 }
 

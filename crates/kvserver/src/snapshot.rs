@@ -1,29 +1,30 @@
 //! The state as pages of about 4 KiB, for checkpoints and for replicas that lag, and back.
 //!
-//! Pages come in ascending order of their keys: a header (format version, scalars, state hash), then for each shard its
-//! scalars, its pairs in key order, its session rows in client order. Restoring makes every hash from scratch and
+//! Pages come in ascending order of their keys: a header (format version, scalars, state hash), then for each shard that
+//! was ever here its place and, if there is a copy, its scalars, its pairs in key order, its session rows in client
+//! order, its dirty index in the order of changes. Restoring makes every hash from scratch and
 //! refuses pages whose state hash isn't the header's, so a page that is lost, doubled or damaged is noticed (P5).
 
-use std::collections::VecDeque;
 use std::iter::{self, Peekable};
 use std::sync::Arc;
 
 use bincode::{BorrowDecode, Decode, Encode};
 use imbl::OrdMap;
 use paxos::codec::{self, CodecError};
-use paxos::ids::{ClientId, LogTime, Sequence};
+use paxos::ids::{ClientId, LogTime};
 use paxos::rsm::state_machine::{Page, RestoreError, StateMachine};
 
-use crate::command::{Reply, ShardId, shard_of};
+use crate::command::{ShardId, shard_of};
 use crate::genesis::Limits;
+use crate::handoff::{Copy, Dirty, DirtyItem, DirtyRecord, Place, PlaceRecord, SessionRow};
 use crate::key::Key;
-use crate::session::{Outcome, Row, Sessions, Sweep};
+use crate::session::{Row, Sessions, Sweep};
 use crate::shard::{Data, Shard};
 use crate::store::Store;
 use crate::value::Value;
 
 /// Version of the pages.
-pub(crate) const SNAPSHOT_VERSION: u16 = 1;
+pub(crate) const SNAPSHOT_VERSION: u16 = 2;
 /// A page takes records up to this many bytes; one record is always allowed.
 pub(crate) const PAGE_BYTES: usize = 4 << 10;
 
@@ -34,6 +35,7 @@ struct Header {
     shards: u16,
     log_time: LogTime,
     unreadable: u64,
+    retired: bool,
     state_hash: u128,
 }
 
@@ -41,9 +43,17 @@ struct Header {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PageKey {
     Header,
-    Scalars(ShardId),
+    Place(ShardId),
     Data(ShardId, u32),
     Sessions(ShardId, u32),
+    Dirty(ShardId, u32),
+}
+
+/// A place, and scalars of its copy if there is one.
+#[derive(Encode, Decode)]
+struct PlacePage {
+    place: PlaceRecord,
+    scalars: Option<Scalars>,
 }
 
 #[derive(Encode, Decode)]
@@ -61,30 +71,15 @@ struct PairRecord<'a> {
     value: &'a [u8],
 }
 
-#[derive(Encode, Decode)]
-struct RowRecord {
-    client: ClientId,
-    ack_through: Sequence,
-    newest_sent_at: LogTime,
-    outcomes: Vec<OutcomeRecord>,
-}
-
-#[derive(Encode, Decode)]
-struct OutcomeRecord {
-    sequence: Sequence,
-    sent_at: LogTime,
-    request_hash: u64,
-    reply: Reply,
-}
-
 impl PageKey {
     /// Bytes that sort as shard, then table, then page.
     fn encode(self) -> Vec<u8> {
         let (shard, table, index) = match self {
             PageKey::Header => return vec![0],
-            PageKey::Scalars(shard) => (shard, 0, 0),
+            PageKey::Place(shard) => (shard, 0, 0),
             PageKey::Data(shard, index) => (shard, 1, index),
             PageKey::Sessions(shard, index) => (shard, 2, index),
+            PageKey::Dirty(shard, index) => (shard, 3, index),
         };
         [&[1][..], &shard.0.to_be_bytes(), &[table], &index.to_be_bytes()].concat()
     }
@@ -96,9 +91,10 @@ impl PageKey {
                 let shard = ShardId(u16::from_be_bytes([s0, s1]));
                 let index = u32::from_be_bytes([i0, i1, i2, i3]);
                 match (table, index) {
-                    (0, 0) => Some(PageKey::Scalars(shard)),
+                    (0, 0) => Some(PageKey::Place(shard)),
                     (1, _) => Some(PageKey::Data(shard, index)),
                     (2, _) => Some(PageKey::Sessions(shard, index)),
+                    (3, _) => Some(PageKey::Dirty(shard, index)),
                     _ => None,
                 }
             }
@@ -119,31 +115,36 @@ pub(crate) fn pages(store: &Store) -> impl Iterator<Item = Page> + '_ {
         shards: store.shard_count(),
         log_time: store.log_time,
         unreadable: store.unreadable,
+        retired: store.retired,
         state_hash: store.state_hash(),
     };
-    iter::once(page(PageKey::Header, &header)).chain(store.served().flat_map(shard_pages))
+    iter::once(page(PageKey::Header, &header))
+        .chain(store.places().flat_map(|(id, place)| place_pages(id, place)))
 }
 
-fn shard_pages(shard: &Shard) -> impl Iterator<Item = Page> + '_ {
-    let id = shard.id();
-    let sweep = shard.sessions().sweep;
-    let scalars = Scalars {
-        revision: shard.data().revision,
-        sweep_after: sweep.after,
-        sweep_lowest: sweep.lowest,
-        sweep_oldest: sweep.oldest,
-    };
-    let pairs = shard.data().map.iter().map(|(key, value)| PairRecord {
+fn place_pages(id: ShardId, place: &Place) -> impl Iterator<Item = Page> + '_ {
+    let scalars = place.copy.as_ref().map(|copy| Scalars::new(&copy.shard));
+    let first = place.record().map(|place| page(PageKey::Place(id), &PlacePage { place, scalars }));
+    first.into_iter().chain(place.copy.iter().flat_map(move |copy| copy_pages(id, copy)))
+}
+
+fn copy_pages(id: ShardId, copy: &Copy) -> impl Iterator<Item = Page> + '_ {
+    let pairs = copy.shard.data().map.iter().map(|(key, value)| PairRecord {
         key: key.as_bytes(),
         version: value.version(),
         value: value.as_bytes(),
     });
-    let rows = shard.sessions().rows.iter().map(|(client, row)| RowRecord::new(*client, row));
+    let rows = copy.shard.sessions().rows.iter().map(|(client, row)| (*client, row.record()));
+    let changes = copy.phase.dirty().into_iter().flat_map(|dirty| dirty.after(0));
+    let changes = changes.map(|(change, item)| (change, item.record()));
     let data = packed(pairs, |pair| pair.key.len() + pair.value.len() + 16);
-    let sessions = packed(rows, |row| 40 + row.outcomes.len() * 48);
-    iter::once(page(PageKey::Scalars(id), &scalars))
-        .chain((0..).zip(data).map(move |(index, pairs)| page(PageKey::Data(id, index), &pairs)))
+    let sessions = packed(rows, |(_, row)| 40 + row.outcomes.len() * 48);
+    let dirty = packed(changes, |(_, item)| item.bytes() + 16);
+    (0..)
+        .zip(data)
+        .map(move |(index, pairs)| page(PageKey::Data(id, index), &pairs))
         .chain((0..).zip(sessions).map(move |(index, rows)| page(PageKey::Sessions(id, index), &rows)))
+        .chain((0..).zip(dirty).map(move |(index, changes)| page(PageKey::Dirty(id, index), &changes)))
 }
 
 /// Neighbouring records, as many as fit a page.
@@ -172,30 +173,11 @@ impl<I: Iterator<Item = T>, T> Iterator for Packed<I, T> {
     }
 }
 
-impl RowRecord {
-    fn new(client: ClientId, row: &Row) -> RowRecord {
-        let outcomes = row.outcomes.iter().map(|outcome| OutcomeRecord {
-            sequence: outcome.sequence,
-            sent_at: outcome.sent_at,
-            request_hash: outcome.request_hash,
-            reply: outcome.reply.clone(),
-        });
-        let outcomes = outcomes.collect();
-        RowRecord { client, ack_through: row.ack_through, newest_sent_at: row.newest_sent_at, outcomes }
-    }
-
-    /// The row, if its outcomes are in order and above its floor.
-    fn into_row(self) -> Option<Row> {
-        let mut last = self.ack_through;
-        let mut outcomes = VecDeque::with_capacity(self.outcomes.len().max(1));
-        for OutcomeRecord { sequence, sent_at, request_hash, reply } in self.outcomes {
-            if sequence <= last {
-                return None;
-            }
-            last = sequence;
-            outcomes.push_back(Outcome { sequence, sent_at, request_hash, reply });
-        }
-        Some(Row { ack_through: self.ack_through, newest_sent_at: self.newest_sent_at, outcomes })
+impl Scalars {
+    fn new(shard: &Shard) -> Scalars {
+        let Sweep { after, lowest, oldest } = shard.sessions().sweep;
+        let revision = shard.data().revision;
+        Scalars { revision, sweep_after: after, sweep_lowest: lowest, sweep_oldest: oldest }
     }
 }
 
@@ -221,9 +203,11 @@ pub(crate) fn restore(empty: Store, pages: &mut dyn Iterator<Item = Page>) -> Re
             return Err(refused(format!("{key:?} out of order")));
         }
         last.clone_from(&page.key);
-        if let PageKey::Scalars(id) = key {
+        if let PageKey::Place(id) = key {
             finish(&mut store, shard.take())?;
-            shard = Some(Building::new(id, codec::decode(&page.body).map_err(malformed(key))?));
+            let body: PlacePage = codec::decode(&page.body).map_err(malformed(key))?;
+            let building = Building::new(id, body);
+            shard = Some(building.ok_or_else(|| refused(format!("{key:?}: half a copy")))?);
         } else {
             let building = shard.as_mut().ok_or_else(|| refused(format!("{key:?} without a shard")))?;
             building.take(key, &page.body, header.shards)?;
@@ -232,6 +216,7 @@ pub(crate) fn restore(empty: Store, pages: &mut dyn Iterator<Item = Page>) -> Re
     finish(&mut store, shard)?;
     store.log_time = header.log_time;
     store.unreadable = header.unreadable;
+    store.retired = header.retired;
     match store.state_hash() == header.state_hash {
         true => Ok(store),
         false => Err(refused("state hash differs: pages are missing or damaged")),
@@ -250,70 +235,104 @@ fn read_header(empty: &Store, body: &[u8]) -> Result<Header, RestoreError> {
     Ok(header)
 }
 
-fn finish(store: &mut Store, shard: Option<Building>) -> Result<(), RestoreError> {
-    match shard.is_none_or(|building| store.install(building.finish())) {
-        true => Ok(()),
-        false => Err(refused("shard out of range")),
+fn finish(store: &mut Store, building: Option<Building>) -> Result<(), RestoreError> {
+    let Some(building) = building else { return Ok(()) };
+    let id = building.id;
+    match store.change(id, |place| *place = building.finish()) {
+        Some(()) => Ok(()),
+        None => Err(refused("shard out of range")),
     }
 }
 
-/// A shard whose pages are coming in.
+/// A place whose pages are coming in.
 struct Building {
     id: ShardId,
+    place: PlaceRecord,
     data: Data,
     sessions: Sessions,
+    dirty: Dirty,
 }
 
 impl Building {
-    fn new(id: ShardId, scalars: Scalars) -> Building {
-        let sweep =
-            Sweep { after: scalars.sweep_after, lowest: scalars.sweep_lowest, oldest: scalars.sweep_oldest };
-        Building {
-            id,
-            data: Data { map: OrdMap::new(), revision: scalars.revision },
-            sessions: Sessions { rows: OrdMap::new(), sweep },
+    /// `None` if there are scalars without a copy, or a copy without.
+    fn new(id: ShardId, page: PlacePage) -> Option<Building> {
+        let PlacePage { place, scalars } = page;
+        if place.copy.is_some() != scalars.is_some() {
+            return None;
         }
+        let (revision, sweep) = scalars.map_or((0, Sweep::default()), |scalars| {
+            let Scalars { revision, sweep_after, sweep_lowest, sweep_oldest } = scalars;
+            (revision, Sweep { after: sweep_after, lowest: sweep_lowest, oldest: sweep_oldest })
+        });
+        let changes = place.copy.as_ref().and_then(|copy| copy.phase.changes());
+        Some(Building {
+            id,
+            place,
+            data: Data { map: OrdMap::new(), revision },
+            sessions: Sessions { rows: OrdMap::new(), sweep },
+            dirty: Dirty::with_changes(changes.unwrap_or(0)),
+        })
     }
 
     fn take(&mut self, key: PageKey, body: &[u8], shards: u16) -> Result<(), RestoreError> {
+        if self.place.copy.is_none() {
+            return Err(refused(format!("{key:?} without a copy")));
+        }
         match key {
             PageKey::Data(id, _) if id == self.id => {
                 let pairs: Vec<PairRecord<'_>> = codec::decode_borrowed(body).map_err(malformed(key))?;
                 pairs.into_iter().try_for_each(|pair| self.take_pair(&pair, shards))
             }
             PageKey::Sessions(id, _) if id == self.id => {
-                let rows: Vec<RowRecord> = codec::decode(body).map_err(malformed(key))?;
-                rows.into_iter().try_for_each(|row| self.take_row(row))
+                let rows: Vec<(ClientId, SessionRow)> = codec::decode(body).map_err(malformed(key))?;
+                rows.into_iter().try_for_each(|(client, row)| self.take_row(client, row))
             }
-            PageKey::Header | PageKey::Scalars(_) | PageKey::Data(..) | PageKey::Sessions(..) => {
-                Err(refused(format!("{key:?} in shard {}", self.id.0)))
+            PageKey::Dirty(id, _) if id == self.id => {
+                let changes: Vec<(u64, DirtyRecord)> = codec::decode(body).map_err(malformed(key))?;
+                changes.into_iter().try_for_each(|(change, item)| self.take_change(change, item))
             }
+            PageKey::Header
+            | PageKey::Place(_)
+            | PageKey::Data(..)
+            | PageKey::Sessions(..)
+            | PageKey::Dirty(..) => Err(refused(format!("{key:?} in shard {}", self.id.0))),
         }
     }
 
     fn take_pair(&mut self, pair: &PairRecord<'_>, shards: u16) -> Result<(), RestoreError> {
         let in_order = self.data.map.get_max().is_none_or(|(last, _)| last.as_bytes() < pair.key);
-        let known_version = (1..=self.data.revision).contains(&pair.version);
-        if !in_order || !known_version || shard_of(pair.key, shards) != self.id {
+        if !in_order || shard_of(pair.key, shards) != self.id {
             return Err(refused(format!("a key of shard {} is out of place", self.id.0)));
         }
         self.data.map.insert(Key::from(pair.key), Value::new(pair.version, pair.value));
         Ok(())
     }
 
-    fn take_row(&mut self, record: RowRecord) -> Result<(), RestoreError> {
-        let client = record.client;
+    fn take_row(&mut self, client: ClientId, row: SessionRow) -> Result<(), RestoreError> {
         let in_order = self.sessions.rows.get_max().is_none_or(|(last, _)| *last < client);
-        match record.into_row().filter(|_| in_order) {
-            Some(row) => {
-                self.sessions.rows.insert(client, Arc::new(row));
+        match in_order && row.is_ordered() {
+            true => {
+                self.sessions.rows.insert(client, Arc::new(Row::from(row)));
                 Ok(())
             }
-            None => Err(refused(format!("a session of shard {} is out of place", self.id.0))),
+            false => Err(refused(format!("a session of shard {} is out of place", self.id.0))),
         }
     }
 
-    fn finish(self) -> Shard {
-        Shard::from_parts(self.id, self.data, self.sessions)
+    fn take_change(&mut self, change: u64, item: DirtyRecord) -> Result<(), RestoreError> {
+        match self.dirty.restore(self.id, change, DirtyItem::from(item)) {
+            true => Ok(()),
+            false => Err(refused(format!("a change of shard {} is out of place", self.id.0))),
+        }
+    }
+
+    fn finish(self) -> Place {
+        let Building { id, place, data, sessions, dirty } = self;
+        let copy = place.copy.map(|copy| Copy {
+            epoch: copy.epoch,
+            shard: Arc::new(Shard::from_parts(id, data, sessions)),
+            phase: copy.phase.into_phase(dirty),
+        });
+        Place { fence: place.fence, gone: place.gone, copy }
     }
 }

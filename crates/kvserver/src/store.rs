@@ -1,9 +1,11 @@
-//! The state machine of a shard group: the shards it serves, each with its data and sessions, and the group's log time.
+//! The state machine of a shard group: a place for each shard of the cluster, with the copy that the group holds of it,
+//! if it does, and the group's log time.
 //!
 //! `apply` is total and deterministic (P5): any bytes give the same typed result on every replica, and every bound it
 //! consults is in the replicated limits. A request is judged and executed in the same step (P9); one that is refused
 //! leaves no trace. A clone is O(1); after it, a write copies only the nodes it changes.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::command::{Refusal, Reply, ShardId, shard_of};
 use crate::genesis::Limits;
+use crate::handoff::{CopyStatus, Discarded, Duty, Elsewhere, HandoffRequest, Place, is_handoff};
 use crate::query::{Answer, Query};
 use crate::request::{NOBODY, RequestView};
 use crate::session::Context;
@@ -29,42 +32,56 @@ pub struct Store {
     pub(crate) log_time: LogTime,
     /// Batches that this code couldn't read. A replica that can read them has another state hash.
     pub(crate) unreadable: u64,
-    /// By shard of the cluster; `None` where another group serves it.
-    shards: Arc<Vec<Option<Arc<Shard>>>>,
-    /// Sum over all shards.
+    /// The group left the cluster, and takes no shard any more.
+    pub(crate) retired: bool,
+    /// By shard of the cluster.
+    places: Arc<Vec<Place>>,
+    /// The shards whose copy is on its way here, so that a group at rest needn't look for them.
+    staging: Arc<BTreeSet<ShardId>>,
+    /// Sum over all places.
     tally: Tally,
+    /// What was dropped and may take long to free. Not part of the state.
+    pub(crate) discarded: Discarded,
 }
 
 impl Store {
-    /// The empty state of a group that serves `owned` of a cluster's `shards`; ids out of range are left out.
+    /// The empty state of a group that serves `owned` of a cluster's `shards` from its beginning; ids out of range are
+    /// left out.
     pub fn new(limits: Limits, shards: u16, owned: &[ShardId]) -> Store {
         let mut store = Store {
             limits: Arc::new(limits),
             log_time: LogTime(0),
             unreadable: 0,
-            shards: Arc::new(vec![None; usize::from(shards)]),
+            retired: false,
+            places: Arc::new(vec![Place::default(); usize::from(shards)]),
+            staging: Arc::default(),
             tally: Tally::default(),
+            discarded: Discarded::default(),
         };
         for id in owned {
-            store.install(Shard::new(*id));
+            store.change(*id, |place| *place = Place::genesis(*id));
         }
         store
     }
 
-    /// Puts a shard in place of what is there under its id. Returns whether the id is in range.
-    pub(crate) fn install(&mut self, shard: Shard) -> bool {
-        let Some(place) = Arc::make_mut(&mut self.shards).get_mut(usize::from(shard.id().0)) else {
-            return false;
-        };
-        let before = place.as_ref().map_or(Tally::default(), |old| old.tally());
-        self.tally.replace(before, shard.tally());
-        *place = Some(Arc::new(shard));
-        true
+    /// Changes what is held of a shard; `None` if there's no such shard. Not for ordinary requests: it hashes the place
+    /// anew.
+    pub(crate) fn change<T>(&mut self, id: ShardId, change: impl FnOnce(&mut Place) -> T) -> Option<T> {
+        let place = Arc::make_mut(&mut self.places).get_mut(usize::from(id.0))?;
+        let before = place.tally(id);
+        let result = change(place);
+        self.tally.replace(before, place.tally(id));
+        match place.is_staging() {
+            staging if staging == self.staging.contains(&id) => {}
+            true => drop(Arc::make_mut(&mut self.staging).insert(id)),
+            false => drop(Arc::make_mut(&mut self.staging).remove(&id)),
+        }
+        Some(result)
     }
 
     /// How many shards the key space of the cluster is cut into.
     pub fn shard_count(&self) -> u16 {
-        u16::try_from(self.shards.len()).unwrap_or(u16::MAX)
+        u16::try_from(self.places.len()).unwrap_or(u16::MAX)
     }
 
     /// The replicated bounds.
@@ -89,7 +106,7 @@ impl Store {
 
     /// Keys, revision and session rows of a shard; `None` if it isn't served here.
     pub fn shard_status(&self, shard: ShardId) -> Option<ShardStatus> {
-        let shard = self.shard(shard)?;
+        let shard = self.shard(shard).ok()?;
         Some(ShardStatus {
             keys: shard.data().map.len() as u64,
             revision: shard.data().revision,
@@ -105,22 +122,51 @@ impl Store {
         self.unreadable
     }
 
+    /// What this group owes others, ascending by shard. Takes no longer for copies at rest.
+    pub fn duties(&self) -> Vec<Duty> {
+        self.staging.iter().filter_map(|id| self.place(*id)?.duty(*id, &self.limits)).collect()
+    }
+
+    /// The copies that this group holds, ascending by shard.
+    pub fn copies(&self) -> Vec<CopyStatus> {
+        self.places().filter_map(|(id, place)| place.status(id)).collect()
+    }
+
+    /// Whether the group holds no copy of any shard, in any phase.
+    pub fn is_empty(&self) -> bool {
+        self.places.iter().all(|place| place.copy.is_none())
+    }
+
+    /// Whether the group takes no shard any more.
+    pub fn is_retired(&self) -> bool {
+        self.retired
+    }
+
     /// The state hash made from scratch, in time linear in the state; equals [`StateMachine::state_hash`] unless there
     /// is a bug.
     pub fn recomputed_hash(&self) -> u128 {
-        let sum = self.served().fold(0_u128, |sum, shard| {
-            let again = Shard::from_parts(shard.id(), shard.data().clone(), shard.sessions().clone());
-            sum.wrapping_add(again.tally().hash)
-        });
+        let sum = self
+            .places()
+            .fold(0_u128, |sum, (id, place)| sum.wrapping_add(place.recomputed().tally(id).hash));
         sum.wrapping_add(self.scalars_hash())
     }
 
-    pub(crate) fn shard(&self, id: ShardId) -> Option<&Shard> {
-        self.shards.get(usize::from(id.0))?.as_deref()
+    /// What is held of every shard.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (ShardId, &Place)> + '_ {
+        (0..).map(ShardId).zip(self.places.iter())
     }
 
-    pub(crate) fn served(&self) -> impl Iterator<Item = &Shard> + '_ {
-        self.shards.iter().filter_map(Option::as_deref)
+    pub(crate) fn place(&self, id: ShardId) -> Option<&Place> {
+        self.places.get(usize::from(id.0))
+    }
+
+    /// The copy of a shard, if it may be read here.
+    pub(crate) fn shard(&self, id: ShardId) -> Result<&Shard, Elsewhere> {
+        self.place(id).map_or(Err(Elsewhere::Gone(None)), Place::serving)
+    }
+
+    fn served(&self) -> impl Iterator<Item = &Shard> + '_ {
+        self.places.iter().filter_map(|place| place.serving().ok())
     }
 
     fn scalars_hash(&self) -> u128 {
@@ -138,8 +184,41 @@ impl Store {
                 limits.session_window,
                 limits.key_bytes_max,
                 limits.value_bytes_max,
+                limits.handoff_chunk_bytes,
+                limits.handoff_freeze_lag,
+                limits.handoff_rounds,
+                u64::from(self.retired),
             ],
         )
+    }
+
+    /// Applies one batch, and hands on one reply a request, in order.
+    pub fn apply_each(&mut self, batch: &[u8], mut reply: impl FnMut(RequestId, Reply)) {
+        let Ok(view) = BatchView::new(batch) else {
+            self.unreadable = self.unreadable.saturating_add(1);
+            return reply(NOBODY, Reply::Refused(Refusal::Invalid));
+        };
+        self.log_time = self.log_time.max(view.time);
+        for request in view {
+            let (id, answer) = match request {
+                Ok(bytes) => self.apply_entry(bytes),
+                Err(_) => {
+                    self.unreadable = self.unreadable.saturating_add(1);
+                    (NOBODY, Reply::Refused(Refusal::Invalid))
+                }
+            };
+            reply(id, answer);
+        }
+    }
+
+    fn apply_entry(&mut self, bytes: &[u8]) -> (RequestId, Reply) {
+        if !is_handoff(bytes) {
+            return self.apply_request(bytes);
+        }
+        match HandoffRequest::decode(bytes) {
+            Ok(request) => (request.id(), Reply::Handoff(self.apply_handoff(request.command))),
+            Err(_) => (NOBODY, Reply::Refused(Refusal::Invalid)),
+        }
     }
 
     fn apply_request(&mut self, bytes: &[u8]) -> (RequestId, Reply) {
@@ -151,16 +230,11 @@ impl Store {
         if !self.is_valid(&request) {
             return (id, Reply::Refused(Refusal::Invalid));
         }
-        let Store { limits, log_time, shards, tally, .. } = self;
+        let Store { limits, log_time, places, tally, .. } = self;
         let context = Context { limits, log_time: *log_time, request_hash: xxh3_64(bytes) };
-        let place = Arc::make_mut(shards).get_mut(usize::from(request.shard.0));
-        let Some(shard) = place.and_then(Option::as_mut).map(Arc::make_mut) else {
-            return (id, Reply::Refused(Refusal::WrongGroup { owner: None }));
-        };
-        let before = shard.tally();
-        let reply = shard.apply(&request, &context);
-        tally.replace(before, shard.tally());
-        (id, reply)
+        let place = Arc::make_mut(places).get_mut(usize::from(request.shard.0));
+        let reply = place.map_or(Err(Elsewhere::Gone(None)), |place| place.apply(&request, &context, tally));
+        (id, reply.unwrap_or_else(|elsewhere| Reply::Refused(elsewhere.refusal())))
     }
 
     fn is_valid(&self, request: &RequestView<'_>) -> bool {
@@ -193,21 +267,14 @@ impl StateMachine for Store {
     type Answer = Answer;
 
     fn apply(&mut self, _slot: Slot, batch: &[u8], replies: &mut Vec<(RequestId, Reply)>) {
-        let Ok(view) = BatchView::new(batch) else {
-            self.unreadable = self.unreadable.saturating_add(1);
-            replies.push((NOBODY, Reply::Refused(Refusal::Invalid)));
-            return;
-        };
-        self.log_time = self.log_time.max(view.time);
-        for request in view {
-            let reply = match request {
-                Ok(bytes) => self.apply_request(bytes),
-                Err(_) => {
-                    self.unreadable = self.unreadable.saturating_add(1);
-                    (NOBODY, Reply::Refused(Refusal::Invalid))
-                }
-            };
-            replies.push(reply);
+        self.apply_each(batch, |id, reply| replies.push((id, reply)));
+    }
+
+    /// A page of a scan or a chunk of a move; a value is at hand.
+    fn is_long(query: &Query) -> bool {
+        match query {
+            Query::Scan { .. } | Query::Pull { .. } => true,
+            Query::Get { .. } | Query::Duties | Query::Copies => false,
         }
     }
 
@@ -217,6 +284,9 @@ impl StateMachine for Store {
             Query::Scan { shards, prefix, limit, keys_only } => {
                 scan::scan(self, shards, prefix, *limit, *keys_only)
             }
+            Query::Pull { shard, epoch, at } => self.pull(*shard, *epoch, at),
+            Query::Duties => Answer::Duties(self.duties()),
+            Query::Copies => Answer::Copies(self.copies()),
         }
     }
 
@@ -239,6 +309,10 @@ impl StateMachine for Store {
 
     fn state_bytes(&self) -> u64 {
         self.tally.bytes
+    }
+
+    fn discarded(&mut self) -> Option<Box<dyn Send>> {
+        self.discarded.take()
     }
 
     fn pages(&self) -> Box<dyn Iterator<Item = Page> + '_> {

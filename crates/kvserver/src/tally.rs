@@ -23,6 +23,10 @@ pub(crate) enum Table {
     Shard = 4,
     /// Scalars of the store.
     Store = 5,
+    /// Scalars of a place: fence, phase, staging.
+    Place = 6,
+    /// What changed in a copy that moves.
+    Dirty = 7,
 }
 
 impl Table {
@@ -39,6 +43,11 @@ pub(crate) fn hash_pair(shard: ShardId, key: &[u8], stored_value: &[u8]) -> u128
 /// Hash of a record of numbers.
 pub(crate) fn hash_numbers<const N: usize>(table: Table, shard: ShardId, numbers: [u64; N]) -> u128 {
     xxh3_128_with_seed(numbers.map(u64::to_le_bytes).as_flattened(), table.seed(shard))
+}
+
+/// Hash of an encoded record.
+pub(crate) fn hash_bytes(table: Table, shard: ShardId, record: &[u8]) -> u128 {
+    xxh3_128_with_seed(record, table.seed(shard))
 }
 
 /// High and low half.

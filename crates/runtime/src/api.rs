@@ -9,9 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::genesis::Genesis;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use paxos::ids::{Ballot, Generation, GroupId, NodeId, Slot};
+use paxos::ids::{Ballot, Generation, GroupId, Incarnation, NodeId, Slot};
 use paxos::rsm::state_machine::{Counts, RequestId, StateMachine};
-use tokio::sync::{Notify, broadcast, oneshot};
+use tokio::sync::{Notify, broadcast, oneshot, watch};
+
+use crate::hosting::{HostAnswer, HostSpec, Peer};
+use crate::record::Life;
 
 /// What a client wants of a group.
 pub enum Call<S: StateMachine> {
@@ -82,7 +85,7 @@ pub enum RefusedReason {
     Stopping,
 }
 
-/// Takes the answers of one client stream. Called on the node's thread: must not block.
+/// Takes the answers of one client stream. Called on the node's thread, and for long reads on others: must not block.
 pub trait Sink<S: StateMachine>: Send + Sync {
     /// The answer to `call`, with the group's log time.
     fn answer(&self, call: u64, result: CallResult<S>, log_time: u64);
@@ -106,6 +109,8 @@ pub struct LinkFaults {
 pub struct NodeStatus {
     /// This node.
     pub node: NodeId,
+    /// The number of its data directory.
+    pub incarnation: Incarnation,
     /// The cluster's id; `None` before its first start is complete.
     pub cluster: Option<u128>,
     /// How often this directory was started.
@@ -257,27 +262,33 @@ pub(crate) enum Order<S: StateMachine> {
     Genesis(Genesis),
     /// The first start found that this directory isn't in it.
     Stranger(String),
-    Checkpointed(Result<Vec<(GroupId, Slot)>, String>),
+    Checkpointed(Result<Vec<(Life, Slot)>, String>),
     Fetched {
-        group: GroupId,
+        life: Life,
         outcome: Result<(Slot, S), String>,
     },
     Snapshot {
-        group: GroupId,
+        life: Life,
         at_least: Slot,
         answer: oneshot::Sender<Option<(Slot, S)>>,
     },
+    Host(HostSpec, HostAnswer),
+    Unhost(GroupId, Generation, HostAnswer),
+    SetPeers(Vec<Peer>),
 }
 
 pub(crate) struct Inbox<S: StateMachine> {
     pub(crate) calls: Mutex<VecDeque<Submitted<S>>>,
-    pub(crate) orders: Mutex<VecDeque<Order<S>>>,
+    /// Nothing once the node has ended: who asks then hears that at once.
+    pub(crate) orders: Mutex<Option<VecDeque<Order<S>>>>,
     pub(crate) wake: Notify,
 }
 
 impl<S: StateMachine> Inbox<S> {
     pub(crate) fn order(&self, order: Order<S>) {
-        self.orders.lock().push_back(order);
+        if let Some(orders) = self.orders.lock().as_mut() {
+            orders.push_back(order);
+        }
         self.wake.notify_one();
     }
 }
@@ -292,7 +303,9 @@ pub struct Handle<S: StateMachine> {
 pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) trace: broadcast::Sender<Arc<str>>,
-    pub(crate) leaders: Mutex<Vec<(GroupId, Option<NodeId>)>>,
+    pub(crate) leaders: Mutex<Vec<(Life, Option<NodeId>)>>,
+    pub(crate) identity: (NodeId, Incarnation),
+    pub(crate) genesis: watch::Sender<Option<Arc<Genesis>>>,
     pub(crate) faults: Mutex<LinkFaults>,
 }
 
@@ -351,7 +364,12 @@ impl<S: StateMachine> Handle<S> {
 
     /// Who leads each group, as far as this node knows.
     pub fn leaders(&self) -> Vec<(GroupId, Option<NodeId>)> {
-        self.shared.leaders.lock().clone()
+        self.shared.leaders.lock().iter().map(|((group, _), leader)| (*group, *leader)).collect()
+    }
+
+    /// The groups that this node has a replica of, in their lives.
+    pub fn hosted(&self) -> Vec<(GroupId, Generation)> {
+        self.shared.leaders.lock().iter().map(|(life, _)| *life).collect()
     }
 
     /// Trace lines from now on; a reader that is too slow is told how many it lost.

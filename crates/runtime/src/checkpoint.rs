@@ -190,17 +190,16 @@ fn publish(data_dir: &Path, current: &Current) -> Result<(), CheckpointError> {
     Ok(())
 }
 
-/// The states of the checkpoint, and removes directories that aren't part of it. A group of another generation than
-/// `generation` is left out: it is an earlier life of the group id. `fresh` makes the empty state of a group.
+/// The states of the checkpoint, and removes directories that aren't part of it. `fresh` makes the empty state of a group
+/// in one of its lives, or nothing if this node has no replica of that life: it is left out then.
 ///
 /// # Errors
 /// [`CheckpointError`] if there is a checkpoint but not as it was written.
 pub fn load<S: StateMachine>(
     data_dir: &Path,
-    generation: Generation,
-    fresh: impl Fn(GroupId) -> S,
+    fresh: impl Fn(GroupId, Generation) -> Option<S>,
 ) -> Result<Vec<GroupState<S>>, CheckpointError> {
-    load_in::<SledStore, S>(data_dir, generation, fresh)
+    load_in::<SledStore, S>(data_dir, fresh)
 }
 
 /// As [`load`], with another store.
@@ -209,8 +208,7 @@ pub fn load<S: StateMachine>(
 /// As [`load`].
 pub fn load_in<P: PageStore, S: StateMachine>(
     data_dir: &Path,
-    generation: Generation,
-    fresh: impl Fn(GroupId) -> S,
+    fresh: impl Fn(GroupId, Generation) -> Option<S>,
 ) -> Result<Vec<GroupState<S>>, CheckpointError> {
     let current = read_current(data_dir)?;
     remove_others(data_dir, current.as_ref())?;
@@ -218,8 +216,8 @@ pub fn load_in<P: PageStore, S: StateMachine>(
     let dir = directory(data_dir, current.number);
     files::verify(&dir, &current.files)?;
     let store = P::open(&dir)?;
-    let metas = current.groups.into_iter().filter(|meta| meta.generation == generation);
-    let states = metas.map(|meta| load_group(&store, &meta, fresh(meta.group))).collect();
+    let wanted = current.groups.iter().filter_map(|meta| Some((meta, fresh(meta.group, meta.generation)?)));
+    let states = wanted.map(|(meta, fresh)| load_group(&store, meta, fresh)).collect();
     store.close()?;
     states
 }

@@ -8,6 +8,7 @@ pub mod checkpoint;
 mod clock;
 pub mod fs;
 pub mod genesis;
+pub mod hosting;
 pub mod identity;
 pub mod log;
 pub mod node;

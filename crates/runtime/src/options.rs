@@ -26,16 +26,37 @@ pub struct NodeOptions {
     pub data_dir: PathBuf,
     /// `host:port` to listen on for peers.
     pub listen_peer: String,
-    /// All nodes of the cluster, this one included.
+    /// The nodes that this one knows how to reach from the start, itself included: all that the cluster began with.
     pub nodes: Vec<NodeAddress>,
-    /// The groups of the cluster, each with a replica on every node.
+    /// Those of `nodes` that make the cluster's first start and vote in its first groups; empty for all of them. A node that
+    /// joins later isn't one.
+    pub founders: Vec<NodeId>,
+    /// The first groups of the cluster, each with a replica on every founder. A node that joins later goes by Genesis.
     pub groups: Vec<GroupId>,
-    /// Replicated configuration of the state machines, part of Genesis: the same for all replicas for ever.
+    /// Replicated configuration of the state machines, part of Genesis: the same for all replicas for ever. A node that joins
+    /// later goes by Genesis.
     pub genesis: Vec<u8>,
     /// Bounds and timeouts of replicas.
     pub limits: Limits,
     /// Bounds of the node.
     pub bounds: Bounds,
+}
+
+impl NodeOptions {
+    /// The nodes of the first start.
+    pub(crate) fn founders(&self) -> Vec<NodeId> {
+        match self.founders.is_empty() {
+            true => self.nodes.iter().map(|node| node.id).collect(),
+            false => self.founders.clone(),
+        }
+    }
+
+    /// Checks what the options say of each other; the reason if they don't fit.
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        self.limits.validate().map_err(|e| e.to_string())?;
+        let unknown = self.founders.iter().find(|id| self.nodes.iter().all(|node| node.id != **id));
+        unknown.map_or(Ok(()), |id| Err(format!("founder {id} has no address in the configuration")))
+    }
 }
 
 /// Bounds of a node's queues and files.

@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 
-use paxos::ids::{GroupId, NodeId, Slot};
+use paxos::ids::{NodeId, Slot};
 use paxos::rsm::state_machine::{Page, StateMachine};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 use wire::v1;
 
 use crate::peers::{Network, outbound};
+use crate::record::Life;
 
 /// A chunk is cut at this size, in bytes.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -18,10 +19,10 @@ const CHUNKS_AHEAD: usize = 4;
 /// Where the peer port gets snapshots from.
 #[tonic::async_trait]
 pub(crate) trait SnapshotSource: Send + Sync {
-    /// A stream of chunks of the group's state at `at_least` or above.
+    /// A stream of chunks of the state of this life of a group at `at_least` or above.
     async fn stream(
         &self,
-        group: GroupId,
+        life: Life,
         at_least: u64,
     ) -> Result<mpsc::Receiver<Result<v1::SnapshotChunk, Status>>, Status>;
 }
@@ -61,20 +62,20 @@ pub(crate) fn send_state<S: StateMachine>(
     chunks
 }
 
-/// Fetches and restores the state of `group` from a peer.
+/// Fetches and restores the state of one life of a group from a peer.
 pub(crate) async fn fetch<S: StateMachine>(
     network: &Network,
     address: &str,
     peer: NodeId,
-    group: GroupId,
+    life: Life,
     at_least: Slot,
     fresh: S,
 ) -> Result<(Slot, S), String> {
     let mut client = outbound::connect(address).await?;
     let request = v1::SnapshotRequest {
         hello: Some(network.hello(Some(peer))),
-        group: group.0,
-        generation: 0,
+        group: life.0.0,
+        generation: life.1.0,
         at_least: at_least.0,
     };
     let chunks = client.snapshot(request).await.map_err(|e| e.message().to_string())?.into_inner();

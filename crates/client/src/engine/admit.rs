@@ -59,6 +59,7 @@ impl Engine {
             group: GroupIndex(0),
             attempts: Attempts::default(),
             refusals: 0,
+            redirects: 0,
             silences: 0,
             trouble: None,
         };

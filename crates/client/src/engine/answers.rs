@@ -3,14 +3,16 @@
 //! A refusal moves a call only if it is about its newest try; about an older one it only settles that this try is no longer
 //! open. Anything from the session table is about the request itself, whichever try it answers.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use kvserver::command::{Refusal, Reply};
+use kvserver::command::{BusyReason, Refusal, Reply, ShardId};
 use kvserver::query::Answer;
-use paxos::ids::{GroupId, NodeId};
+use paxos::ids::NodeId;
+use shardmaster::ids::Owner;
 use wire::v1::Code;
 
 use super::{Engine, Kind, Phase, Target};
+use crate::backoff::{self, Backoff};
 use crate::error::ErrorKind;
 use crate::options::Consistency;
 use crate::outcome::LinkId;
@@ -18,7 +20,9 @@ use crate::slab::{ATTEMPT_MASK, Key};
 use crate::verdict::{Frame, Refused, Verdict};
 
 /// Redirects in a row that are followed at once.
-const REDIRECTS: u32 = 2;
+const REDIRECTS: u32 = 4;
+/// What is to be repeated soon waits at least so long.
+const SOONEST: Duration = Duration::from_millis(2);
 
 impl Engine {
     /// A frame of answers came.
@@ -48,11 +52,14 @@ impl Engine {
         let node = from.node;
         match verdict {
             Verdict::Reply(Reply::Refused(refusal)) => self.table_refused(key, acts, &refusal, now),
-            Verdict::Found(Answer::WrongGroup { .. } | Answer::Awaiting { .. })
-                if matches!(call.target, Target::Shard(_)) =>
-            {
+            Verdict::Found(Answer::WrongGroup { owner, .. }) if matches!(call.target, Target::Shard(_)) => {
                 if acts {
-                    self.wrong_group(key, None, now);
+                    self.wrong_group(key, owner.as_ref(), now);
+                }
+            }
+            Verdict::Found(Answer::Awaiting { .. }) => {
+                if acts {
+                    self.await_shard(key, now);
                 }
             }
             Verdict::Reply(_) | Verdict::Found(_) => {
@@ -85,10 +92,17 @@ impl Engine {
             Refusal::SequenceReused => ErrorKind::SequenceReused,
             Refusal::Invalid => ErrorKind::Invalid,
             Refusal::WrongGroup { owner } if acts => {
-                return self.wrong_group(key, owner.map(|owner| owner.group.group), now);
+                return self.wrong_group(key, owner.as_ref(), now);
+            }
+            Refusal::Awaiting if acts => return self.await_shard(key, now),
+            Refusal::Busy(BusyReason::Moving) if acts => {
+                if let Some(call) = self.calls.get_mut(key) {
+                    call.redirects = call.redirects.saturating_add(1);
+                }
+                return self.come_back(key, &backoff::MOVING, ErrorKind::Busy, now);
             }
             // The stamp comes of age while we wait.
-            Refusal::Busy(_) | Refusal::FromTheFuture | Refusal::Awaiting if acts => {
+            Refusal::Busy(_) | Refusal::FromTheFuture if acts => {
                 return self.back_off(key, ErrorKind::Busy, now);
             }
             Refusal::WrongGroup { .. } | Refusal::Awaiting | Refusal::Busy(_) | Refusal::FromTheFuture => {
@@ -121,8 +135,12 @@ impl Engine {
             Code::WrongGroup if matches!(target, Target::Group(_)) => {
                 self.finish(key, Ok(Verdict::Refused(Box::new(refused))));
             }
-            Code::WrongGroup => self.wrong_group(key, refused.group, now),
-            Code::Busy | Code::Awaiting => self.back_off(key, ErrorKind::Busy, now),
+            Code::WrongGroup => {
+                self.wrong_group(key, refused.owner.as_ref(), now);
+                self.offered(key, refused.owner.as_ref(), refused.leader, now);
+            }
+            Code::Awaiting => self.await_shard(key, now),
+            Code::Busy => self.back_off(key, ErrorKind::Busy, now),
             Code::DiskFull => self.back_off(key, ErrorKind::DiskFull, now),
             Code::Unspecified => self.back_off(key, ErrorKind::Unavailable, now),
             Code::Stopping | Code::NotLeader | Code::NoLeader => {
@@ -137,20 +155,62 @@ impl Engine {
         }
     }
 
-    /// The shard isn't served where we asked.
-    fn wrong_group(&mut self, key: Key, serves: Option<GroupId>, now: Instant) {
-        let Some(call) = self.calls.get_mut(key) else { return };
-        let known = match (call.target, serves) {
-            (Target::Shard(shard), Some(group)) => self.router.moved(shard, group),
-            _ => false,
-        };
-        self.want_refresh();
-        match self.calls.get_mut(key) {
-            Some(call) if known && call.refusals < REDIRECTS => {
-                call.refusals += 1;
-                self.dispatch(key, now);
-            }
-            _ => self.back_off(key, ErrorKind::Unavailable, now),
+    /// Somebody was told where a shard went; whether that is news.
+    pub(crate) fn redirected(&mut self, shard: ShardId, owner: &Owner, now: Instant) -> bool {
+        let news = self.router.moved(shard, owner);
+        if news {
+            self.rebind(now);
         }
+        news
+    }
+
+    /// The shard isn't served where we asked: not a failure, as long as we learn where it is.
+    fn wrong_group(&mut self, key: Key, owner: Option<&Owner>, now: Instant) {
+        let Some(call) = self.calls.get_mut(key) else { return };
+        let (asked, target) = (call.group, call.target);
+        call.redirects = call.redirects.saturating_add(1);
+        let (redirects, shard) = (call.redirects, target.shard());
+        if let (Some(shard), Some(owner)) = (shard, owner) {
+            self.redirected(shard, owner, now);
+        }
+        // Where one shard went, others may have gone.
+        self.want_refresh();
+        let elsewhere = shard.and_then(|shard| self.router.owner(shard)).is_some_and(|group| group != asked);
+        if !elsewhere || redirects > REDIRECTS {
+            return self.come_back(key, &backoff::MOVING, ErrorKind::Unavailable, now);
+        }
+        if self.calls.get_mut(key).is_some_and(|call| matches!(call.phase, Phase::Sent(..))) {
+            self.dispatch(key, now);
+        }
+    }
+
+    /// A redirect may name the leader, of a group that nobody else told us how to reach.
+    fn offered(&mut self, key: Key, owner: Option<&Owner>, leader: Option<(NodeId, String)>, now: Instant) {
+        let (Some(owner), Some((leader, address))) = (owner, leader) else { return };
+        let Some(group) = self.router.index(owner.group.group) else { return };
+        if self.router.is_reachable(group) {
+            return;
+        }
+        self.know(leader, &address, now);
+        self.hinted(group, leader, now);
+        let parked = |call: &mut super::Call| matches!(call.phase, Phase::Backoff(_)) && call.group == group;
+        if self.calls.get_mut(key).is_some_and(parked) {
+            self.dispatch(key, now);
+        }
+    }
+
+    /// The shard is on its way to where we asked.
+    fn await_shard(&mut self, key: Key, now: Instant) {
+        if let Some(call) = self.calls.get_mut(key) {
+            call.redirects = 0;
+        }
+        self.come_back(key, &backoff::AWAITING, ErrorKind::Busy, now);
+    }
+
+    /// Nobody is overloaded: the call is repeated soon, and never much later.
+    fn come_back(&mut self, key: Key, pause: &Backoff, trouble: ErrorKind, now: Instant) {
+        let Some(call) = self.calls.get_mut(key) else { return };
+        let delay = pause.delay(call.redirects.saturating_sub(1), &mut self.random);
+        self.pause(key, trouble, now + delay.max(SOONEST));
     }
 }

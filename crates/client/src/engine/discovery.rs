@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use kvserver::query::Query;
+use kvserver::query::{Answer, Query};
 use paxos::codec;
 use paxos::ids::NodeId;
 use wire::v1;
@@ -145,7 +145,15 @@ impl Engine {
         from.probes.retain(|(of, _)| *of != group);
         let Some(node) = from.node else { return };
         match verdict {
-            Verdict::Found(_) => self.leads(group, node, now),
+            Verdict::Found(found) => {
+                if let Answer::WrongGroup { shard, owner: Some(owner) } = found {
+                    self.redirected(shard, &owner, now);
+                }
+                self.leads(group, node, now);
+            }
+            // It says nothing of who leads the group.
+            Verdict::Refused(refused) if refused.code == v1::Code::WrongGroup => self.want_refresh(),
+            Verdict::Refused(refused) if refused.code == v1::Code::Awaiting => self.leads(group, node, now),
             Verdict::Refused(refused) => self.denied(group, node, refused.leader, now),
             Verdict::Reply(_) | Verdict::Malformed => {}
         }

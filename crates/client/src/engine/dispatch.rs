@@ -11,6 +11,7 @@ use crate::options::Consistency;
 use crate::outcome::LinkId;
 use crate::router::GroupIndex;
 use crate::slab::Key;
+use crate::verdict::{Refused, Verdict};
 
 /// How long a call waits for a routing table that knows its shard.
 const UNROUTED: Duration = Duration::from_millis(10);
@@ -26,10 +27,19 @@ impl Engine {
         };
         let Some(group) = group else {
             self.want_refresh();
-            return self.pause(key, ErrorKind::Unavailable, now + UNROUTED);
+            return match target {
+                Target::Shard(_) => self.pause(key, ErrorKind::Unavailable, now + UNROUTED),
+                // Whoever names a group wants to know that it is gone.
+                Target::Group(_) => self.finish(key, Ok(Verdict::Refused(Box::new(Refused::wrong_group())))),
+            };
         };
         if let Some(call) = self.calls.get_mut(key) {
             call.group = group;
+        }
+        if !self.router.is_reachable(group) {
+            // Only a redirect told of it.
+            self.want_refresh();
+            return self.pause(key, ErrorKind::Unavailable, now + UNROUTED);
         }
         let link = match kind {
             Kind::Read(Consistency::Stale) => self.some_member(group),
@@ -42,6 +52,24 @@ impl Engine {
                 self.pause(key, ErrorKind::Unavailable, now + UNROUTED);
             }
             (None, _) => self.wait_for_leader(key, group, now),
+        }
+    }
+
+    /// Owners changed: what isn't on its way and is bound to a group that doesn't serve its shard any more goes to
+    /// the one that does, also out of the line of a group without a leader.
+    pub(super) fn rebind(&mut self, now: Instant) {
+        let router = &self.router;
+        let astray = |call: &super::Call| match (call.target, &call.phase) {
+            (Target::Shard(shard), Phase::Leaderless | Phase::Queued(_)) => {
+                router.owner(shard).is_some_and(|owner| owner != call.group)
+            }
+            (Target::Group(id), Phase::Leaderless | Phase::Queued(_)) => router.index(id).is_none(),
+            _ => false,
+        };
+        let keys: Vec<Key> =
+            self.calls.iter_mut().filter(|(_, call)| astray(call)).map(|(key, _)| key).collect();
+        for key in keys {
+            self.dispatch(key, now);
         }
     }
 

@@ -11,6 +11,7 @@ use wire::v1;
 
 use super::{Engine, Kind, Phase, Signal};
 use crate::backoff;
+use crate::error::ErrorKind;
 use crate::options::Consistency;
 use crate::outcome::LinkId;
 use crate::router::GroupIndex;
@@ -43,6 +44,8 @@ pub(super) struct Link {
     state: State,
     pub(super) epoch: u64,
     failures: u32,
+    /// Why the last connection wasn't let in, if that was the reason.
+    refused: Option<String>,
     /// It was silent for too long, and still is.
     pub(super) suspect: bool,
     /// The node said that it stops.
@@ -79,6 +82,7 @@ impl Link {
             state: State::Down,
             epoch: 0,
             failures: 0,
+            refused: None,
             suspect: false,
             draining: false,
             wanted: Signal::default(),
@@ -178,6 +182,7 @@ impl Engine {
         speaker.node = Some(node);
         speaker.state = State::Up;
         speaker.failures = 0;
+        speaker.refused = None;
         speaker.suspect = false;
         speaker.draining = false;
         speaker.quiet_since = now;
@@ -193,9 +198,10 @@ impl Engine {
         true
     }
 
-    /// A routing table came, from whomever.
-    pub(crate) fn learn(&mut self, table: &Routing, now: Instant) {
-        if self.router.update(table) {
+    /// A routing table came, from whomever; whether it was news.
+    pub(crate) fn learn(&mut self, table: &Routing, now: Instant) -> bool {
+        let is_news = self.router.update(table);
+        if is_news {
             self.ready.raise(&mut self.wakers);
             let nodes: Vec<(NodeId, String)> =
                 self.router.addresses().map(|(node, address)| (node, address.to_string())).collect();
@@ -208,6 +214,10 @@ impl Engine {
                 self.hinted(index, leader, now);
             }
         }
+        if is_news {
+            self.rebind(now);
+        }
+        is_news
     }
 
     /// There is such a node at this address.
@@ -252,7 +262,25 @@ impl Engine {
             call.attempts.broken(link);
         }
         self.leave(link, now);
+        if let Some(why) = self.locked_out() {
+            // To repeat them would only let the deadline pass.
+            self.fail_all(ErrorKind::NotAuthenticated, &why);
+        }
         delay
+    }
+
+    /// The connection that ends wasn't let in, or ends for another reason.
+    pub(crate) fn refused(&mut self, link: LinkId, why: Option<String>) {
+        self.links[link.0].refused = why;
+    }
+
+    /// Why nobody is left to ask: every node was tried and none speaks, and one at least doesn't let this client in.
+    pub(crate) fn locked_out(&self) -> Option<String> {
+        let fails = |link: &Link| !link.is_up() && link.failures > 0;
+        if !self.links.iter().all(fails) {
+            return None;
+        }
+        self.links.iter().find_map(|link| link.refused.clone())
     }
 
     /// Nobody is asked there for now: its calls go elsewhere.

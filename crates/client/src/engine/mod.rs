@@ -47,6 +47,16 @@ pub(crate) enum Target {
     Group(GroupId),
 }
 
+impl Target {
+    /// The shard, if it is one that is wanted.
+    fn shard(self) -> Option<ShardId> {
+        match self {
+            Target::Shard(shard) => Some(shard),
+            Target::Group(_) => None,
+        }
+    }
+}
+
 /// What a call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -92,6 +102,8 @@ struct Call {
     attempts: Attempts,
     /// Refusals in a row that ask for backoff.
     refusals: u32,
+    /// Redirects in a row.
+    redirects: u32,
     /// Tries that heard nothing.
     silences: u32,
     /// The last thing that stood in its way.
@@ -264,12 +276,16 @@ impl Engine {
     /// Ends every call, and every stream.
     pub(crate) fn shut(&mut self) {
         self.closed = true;
-        let keys: Vec<Key> = self.calls.iter_mut().map(|(key, _)| key).collect();
-        for key in keys {
-            self.fail(key, ErrorKind::Cancelled, "the client was closed");
-        }
+        self.fail_all(ErrorKind::Cancelled, "the client was closed");
         for link in &mut self.links {
             self.wakers.extend(link.writer.take());
+        }
+    }
+
+    fn fail_all(&mut self, kind: ErrorKind, message: &str) {
+        let keys: Vec<Key> = self.calls.iter_mut().map(|(key, _)| key).collect();
+        for key in keys {
+            self.fail(key, kind, message);
         }
     }
 }

@@ -5,12 +5,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use kvserver::command::{Op, Reply, Request, ShardId};
+use kvserver::command::{Op, Refusal, Reply, Request, ShardId};
 use kvserver::query::Answer;
 use paxos::codec;
-use paxos::ids::{ClientId, LogTime, NodeId, Sequence};
+use paxos::ids::{ClientId, Generation, GroupId, LogTime, NodeId, Sequence};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use shardmaster::ids::{Epoch, GroupRef, Owner};
 use wire::v1::{self, Code};
 
 use super::{Begun, Engine, Event, Kind, Taken, Target};
@@ -62,6 +63,10 @@ pub(super) struct Sim {
     pub(super) random: SmallRng,
     pub(super) nodes: [Node; 3],
     pub(super) leader: u32,
+    /// The group that serves each shard, and the epoch of its copy; both groups have the same leader.
+    pub(super) owners: [(u32, u64); SHARDS as usize],
+    /// Until when each shard is on its way to its owner.
+    pub(super) arrives: [Instant; SHARDS as usize],
     pub(super) loss: f64,
     pub(super) resting: BTreeSet<usize>,
     pub(super) epochs: BTreeMap<usize, u64>,
@@ -88,6 +93,8 @@ impl Sim {
             random: SmallRng::seed_from_u64(seed),
             nodes: [Node { alive: true, paused: false, hint: 1 }; 3],
             leader: 1,
+            owners: [(1, 1); SHARDS as usize],
+            arrives: [now; SHARDS as usize],
             loss: 0.0,
             resting: BTreeSet::new(),
             epochs: BTreeMap::new(),
@@ -113,6 +120,13 @@ impl Sim {
     pub(super) fn elect(&mut self, node: u32) {
         self.leader = node;
         self.nodes.iter_mut().for_each(|n| n.hint = node);
+    }
+
+    /// A shard goes to the other group, and is there in a while.
+    pub(super) fn give(&mut self, shard: u16, takes: Duration) {
+        let (group, epoch) = &mut self.owners[usize::from(shard)];
+        (*group, *epoch) = (3 - *group, *epoch + 1);
+        self.arrives[usize::from(shard)] = self.now + takes;
     }
 
     pub(super) fn kill(&mut self, node: u32) {
@@ -231,12 +245,12 @@ impl Sim {
 
     pub(super) fn hello(&self, link: LinkId) -> v1::Hello {
         let member = |node: u32| v1::Member { node, client_address: format!("n{node}:1") };
-        let group = v1::Group { id: 1, generation: 1, members: (1..=3).map(member).collect(), leader: 0 };
+        let group = |id| v1::Group { id, generation: 1, members: (1..=3).map(member).collect(), leader: 0 };
         let node = self.node_of(link);
         let routing = v1::Routing {
             version: 1,
             shards: u32::from(SHARDS),
-            groups: vec![group],
+            groups: vec![group(1), group(2)],
             owners: vec![1; 4],
             epochs: vec![1; 4],
             config: 1,
@@ -257,7 +271,7 @@ impl Sim {
         let verdict = if self.leader == id {
             match call.kind.unwrap() {
                 v1::call::Kind::Read(_) => Verdict::Found(Answer::Value(None)),
-                v1::call::Kind::Write(bytes) => self.execute(&bytes),
+                v1::call::Kind::Write(bytes) => self.execute(call.group, &bytes),
             }
         } else {
             let leader =
@@ -267,7 +281,7 @@ impl Sim {
                 code,
                 message: String::new(),
                 leader,
-                group: None,
+                owner: None,
                 unknown: false,
             }))
         };
@@ -276,8 +290,18 @@ impl Sim {
         }
     }
 
-    fn execute(&mut self, bytes: &Bytes) -> Verdict {
+    fn execute(&mut self, group: u32, bytes: &Bytes) -> Verdict {
         let request: Request = codec::decode(bytes).unwrap();
+        let shard = usize::from(request.shard.0);
+        let (serves, epoch) = self.owners[shard];
+        if serves != group {
+            let group = GroupRef { group: GroupId(serves), generation: Generation(1) };
+            let owner = Some(Owner { group, epoch: Epoch(epoch) });
+            return Verdict::Reply(Reply::Refused(Refusal::WrongGroup { owner }));
+        }
+        if self.arrives[shard] > self.now {
+            return Verdict::Reply(Reply::Refused(Refusal::Awaiting));
+        }
         let sequence = request.sequence.0;
         let first = self.bytes.entry(sequence).or_insert_with(|| bytes.clone());
         assert_eq!(first, bytes, "tries differ");

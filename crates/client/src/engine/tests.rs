@@ -54,6 +54,25 @@ fn a_silent_leader_is_left_after_half_a_second() {
 }
 
 #[test]
+fn a_move_costs_its_pause_and_a_few_milliseconds() {
+    for seed in 0..10 {
+        let mut sim = Sim::new(seed, ClientOptions::default());
+        (0..100).for_each(|n| sim.write(n % SHARDS));
+        sim.run(Duration::from_millis(20));
+        assert!(sim.all_answered());
+        (0..SHARDS).for_each(|shard| sim.give(shard, Duration::from_millis(30)));
+        let began = sim.now;
+        (0..100).for_each(|n| sim.write(n % SHARDS));
+        sim.run(Duration::from_millis(100));
+        assert!(sim.all_answered(), "seed {seed}");
+        let last = sim.writes.iter().filter_map(|write| write.ended).max().unwrap();
+        assert!(last < began + Duration::from_millis(45), "seed {seed}: {:?}", last - began);
+        assert_eq!(sim.executed.len(), 200);
+        sim.settled();
+    }
+}
+
+#[test]
 fn a_cluster_of_another_id_is_not_spoken_to() {
     let mut sim = Sim::new(1, ClientOptions::default());
     let mut hello = sim.hello(LinkId(1));
@@ -89,6 +108,7 @@ enum Step {
     Pause(u32),
     Resume(u32),
     Elect(u32),
+    Give(u16, u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -104,6 +124,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1_u32..4).prop_map(Step::Pause),
         2 => (1_u32..4).prop_map(Step::Resume),
         2 => (0_u32..4).prop_map(Step::Elect),
+        2 => (0..SHARDS, 0_u64..100).prop_map(|(shard, takes)| Step::Give(shard, takes)),
     ]
 }
 
@@ -136,6 +157,7 @@ proptest! {
                 Step::Pause(node) => sim.nodes[node as usize - 1].paused = true,
                 Step::Resume(node) => sim.resume(node),
                 Step::Elect(node) => sim.elect(node),
+                Step::Give(shard, takes) => sim.give(shard, Duration::from_millis(takes)),
             }
         }
         sim.loss = 0.0;

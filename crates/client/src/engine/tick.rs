@@ -10,6 +10,8 @@ use crate::slab::Key;
 
 /// While something is about to be repeated.
 const SOON: Duration = Duration::from_millis(4);
+/// While something is to be repeated even before.
+const SOONEST: Duration = Duration::from_millis(2);
 /// While calls are in flight and all is well.
 const CALM: Duration = Duration::from_millis(20);
 /// A connection that isn't made by then is no longer waited for.
@@ -45,6 +47,7 @@ impl Engine {
             }
         }
         let mut soon = false;
+        let mut next = SOON;
         let (attempt, timeout) = (self.options.attempt_timeout, self.options.timeout);
         let too_late = |call: &Call| {
             call.deadline <= now + LAST_TRY.min(timeout / 8) && call.outcome() == Outcome::NotExecuted
@@ -62,7 +65,10 @@ impl Engine {
         };
         let mut all: Vec<(Key, Due)> = Vec::new();
         for (key, call) in self.calls.iter_mut() {
-            soon |= matches!(call.phase, Phase::Backoff(_));
+            if let Phase::Backoff(until) = call.phase {
+                soon = true;
+                next = next.min(until.saturating_duration_since(now).max(SOONEST));
+            }
             all.extend(due(call).map(|due| (key, due)));
         }
         for (key, due) in all {
@@ -76,7 +82,7 @@ impl Engine {
         self.pace = if soon { Pace::Soon } else { Pace::Calm };
         match self.calls.len() {
             0 => None,
-            _ if soon => Some(SOON),
+            _ if soon => Some(next),
             _ => Some(CALM),
         }
     }

@@ -6,22 +6,25 @@
 mod admin;
 #[path = "fake/node.rs"]
 mod node;
+#[path = "fake/shardmaster.rs"]
+mod shardmaster;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ::shardmaster::ids::{Epoch, GroupRef, Owner};
 use bytes::Bytes;
 use client::{Client, ClientOptions};
-use kvserver::command::{Reply, Request as Write, ShardId, shard_of};
+use kvserver::command::{Refusal, Reply, Request as Write, ShardId, shard_of};
 use kvserver::genesis::{Genesis, Limits};
-use kvserver::query::Query;
+use kvserver::query::{self, Query};
 use kvserver::store::Store;
 use parking_lot::Mutex;
 use paxos::codec;
-use paxos::ids::{GroupId, LogTime, Sequence, Slot};
+use paxos::ids::{Generation, GroupId, LogTime, Sequence, Slot};
 use paxos::rsm::batch::BatchBuilder;
 use paxos::rsm::state_machine::StateMachine;
 use tokio::runtime::Runtime;
@@ -68,6 +71,13 @@ pub(crate) struct World {
     store: Mutex<Store>,
     pub(crate) leaders: Mutex<BTreeMap<u32, u32>>,
     pub(crate) owners: Mutex<Vec<u32>>,
+    /// Of the owner's copy, by shard.
+    pub(crate) epochs: Mutex<Vec<u64>>,
+    /// Shards that are on their way to their owner.
+    pub(crate) awaited: Mutex<BTreeSet<u16>>,
+    /// Groups whose refusals don't say where a shard went.
+    pub(crate) is_terse: AtomicBool,
+    pub(crate) master: Mutex<shardmaster::Master>,
     pub(crate) version: AtomicU64,
     pub(crate) seen: Mutex<Vec<Seen>>,
     scripts: Mutex<BTreeMap<u32, VecDeque<Act>>>,
@@ -100,6 +110,10 @@ impl Fake {
             )),
             leaders: Mutex::new(ids.iter().map(|g| (g.0, 1)).collect()),
             owners: Mutex::new(genesis.owners().iter().map(|g| g.0).collect()),
+            epochs: Mutex::new(vec![1; usize::from(SHARDS)]),
+            awaited: Mutex::default(),
+            is_terse: AtomicBool::new(false),
+            master: Mutex::default(),
             version: AtomicU64::new(1),
             seen: Mutex::default(),
             scripts: Mutex::default(),
@@ -167,6 +181,7 @@ impl Fake {
     /// Some shard goes to another group, with everything in it.
     pub(crate) fn give(&self, shard: u16, to: u32) {
         self.world.owners.lock()[usize::from(shard)] = to;
+        self.world.epochs.lock()[usize::from(shard)] += 1;
         self.world.version.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -207,7 +222,7 @@ impl World {
             shards: u32::from(SHARDS),
             groups: ids.into_iter().map(group).collect(),
             owners: self.owners.lock().clone(),
-            epochs: vec![1; usize::from(SHARDS)],
+            epochs: self.epochs.lock().clone(),
             config: 1,
         }
     }
@@ -275,8 +290,25 @@ impl World {
         }
     }
 
+    /// Who serves a shard, as the log of a group that had it says.
+    fn owner(&self, shard: ShardId) -> Option<Owner> {
+        let at = usize::from(shard.0);
+        (!self.is_terse.load(Ordering::Relaxed)).then(|| Owner {
+            group: GroupRef { group: GroupId(self.owners.lock()[at]), generation: Generation(1) },
+            epoch: Epoch(self.epochs.lock()[at]),
+        })
+    }
+
     fn serve(&self, node: u32, group: u32, id: u64, bytes: &Bytes) -> v1::Answer {
         let request: Write = codec::decode(bytes).unwrap();
+        let leads = self.leaders.lock().get(&group) == Some(&node);
+        if leads && self.owners.lock()[usize::from(request.shard.0)] != group {
+            let owner = self.owner(request.shard);
+            return reply(id, &Reply::Refused(Refusal::WrongGroup { owner }));
+        }
+        if leads && self.awaited.lock().contains(&request.shard.0) {
+            return reply(id, &Reply::Refused(Refusal::Awaiting));
+        }
         match self.elsewhere(node, group, request.shard, true) {
             Some(code) => {
                 self.refuse(node, self.owners.lock()[usize::from(request.shard.0)], id, code, false)
@@ -295,9 +327,22 @@ impl World {
                 let astray = ids.find(|shard| owners[usize::from(shard.0)] != group);
                 astray.unwrap_or(shards[0].shard)
             }
+            Query::Pull { .. } | Query::Duties | Query::Copies => panic!("not a query of clients: {query:?}"),
         };
         let stale = consistency == v1::Consistency::Stale as i32;
         self.stale_reads.fetch_add(usize::from(stale), Ordering::Relaxed);
+        if self.leaders.lock().get(&group) == Some(&node) {
+            let astray = self.owners.lock()[usize::from(shard.0)] != group;
+            let answer = if astray {
+                Some(query::Answer::WrongGroup { shard, owner: self.owner(shard) })
+            } else {
+                self.awaited.lock().contains(&shard.0).then_some(query::Answer::Awaiting { shard })
+            };
+            if let Some(answer) = answer {
+                let found = codec::encode(&answer);
+                return v1::Answer { id, result: Some(v1::answer::Result::Found(found.into())) };
+            }
+        }
         match self.elsewhere(node, group, shard, !stale) {
             Some(code) => self.refuse(node, self.owners.lock()[usize::from(shard.0)], id, code, false),
             None => {
@@ -308,7 +353,7 @@ impl World {
     }
 
     fn elsewhere(&self, node: u32, group: u32, shard: ShardId, leads: bool) -> Option<v1::Code> {
-        let leader = self.leaders.lock()[&group];
+        let leader = self.leaders.lock().get(&group).copied().unwrap_or(0);
         if self.owners.lock()[usize::from(shard.0)] != group {
             return Some(v1::Code::WrongGroup);
         }

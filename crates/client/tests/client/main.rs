@@ -7,4 +7,5 @@ mod exactly_once;
 mod failover;
 mod fake;
 mod flow;
+mod moving;
 mod operations;

@@ -210,12 +210,19 @@ async fn a_scan_goes_on_while_shards_move() {
 #[tokio::test]
 async fn a_node_is_asked_by_name() {
     let fake = Fake::start(1);
-    let mut node = client::admin(&fake.endpoints()[1], Duration::from_secs(1)).await.unwrap();
+    let mut node = client::admin(&fake.endpoints()[1], Duration::from_secs(1), &client::Access::default())
+        .await
+        .unwrap();
     assert_eq!(node.status(wire::v1::StatusRequest {}).await.unwrap().into_inner().node, 2);
-    let error = client::admin("127.0.0.1:1", Duration::from_secs(1)).await.err().unwrap();
+    let error =
+        client::admin("127.0.0.1:1", Duration::from_secs(1), &client::Access::default()).await.err().unwrap();
     assert_eq!(error.kind, ErrorKind::Unavailable);
     assert_eq!(
-        client::admin("not an address", Duration::from_secs(1)).await.err().unwrap().kind,
+        client::admin("not an address", Duration::from_secs(1), &client::Access::default())
+            .await
+            .err()
+            .unwrap()
+            .kind,
         ErrorKind::Invalid
     );
 }

@@ -8,6 +8,7 @@ mod everyday;
 #[path = "../client/fake.rs"]
 mod fake;
 mod import;
+mod reshard;
 
 use std::ffi::OsStr;
 use std::process::{Command, Output, Stdio};

@@ -14,7 +14,7 @@ use wire::v1::admin_server::Admin;
 use super::context::{Context, cluster_bytes};
 use super::explain;
 use super::trace::Tracing;
-use crate::routing;
+use shardmaster::ids::SHARDMASTER;
 
 /// Most slots of one answer.
 const LOG_SLOTS_MAX: u64 = 1000;
@@ -35,13 +35,13 @@ impl Administration {
 
     fn group(&self, number: u32) -> Result<GroupId, Status> {
         let group = GroupId(number);
-        let known = self.context.directory.groups().any(|known| known == group);
+        let known = group == SHARDMASTER || self.context.directory.table().groups.contains_key(&group);
         known.then_some(group).ok_or_else(|| Status::not_found(format!("there is no group {number}")))
     }
 
     fn node(&self, number: u32) -> Result<NodeId, Status> {
         let node = NodeId(number);
-        let known = self.context.directory.nodes.iter().any(|(known, _)| *known == node);
+        let known = self.context.directory.table().nodes.contains_key(&node);
         known.then_some(node).ok_or_else(|| Status::not_found(format!("there is no node {number}")))
     }
 
@@ -51,8 +51,6 @@ impl Administration {
     }
 
     fn replica(&self, replica: &ReplicaStatus) -> v1::ReplicaStatus {
-        let directory = &self.context.directory;
-        let shards = routing::shards_of(replica.group, directory.shards, directory.groups).count();
         v1::ReplicaStatus {
             group: replica.group.0,
             generation: replica.generation.0,
@@ -65,7 +63,7 @@ impl Administration {
             compacted_end: replica.compacted_end.0,
             durable_end: replica.durable_end.0,
             log_bytes: replica.log_bytes,
-            shards: u32::try_from(shards).unwrap_or(u32::MAX),
+            shards: u32::try_from(replica.counts.shards).unwrap_or(u32::MAX),
             keys: replica.counts.keys,
             state_bytes: replica.state_bytes,
             log_time: replica.log_time,
@@ -149,7 +147,7 @@ impl Admin for Administration {
     }
 
     async fn get_routing(&self, _: Request<v1::RoutingRequest>) -> Result<Response<v1::Routing>, Status> {
-        Ok(Response::new(self.context.directory.routing(&self.context.node.leaders())))
+        Ok(Response::new(self.context.directory.table().routing(&self.context.node.leaders())))
     }
 
     /// The slots `from..to`; without a `to`, the last `limit` (or all that fit) before the chosen end.
@@ -183,7 +181,7 @@ impl Admin for Administration {
         let found = found.ok_or_else(|| Status::not_found(format!("there is no slot {slot} in {group}")))?;
         Ok(Response::new(v1::ExplainResponse {
             view: Some(slot_view(&found)),
-            commands: found.batch.as_ref().map(explain::lines).unwrap_or_default(),
+            commands: found.batch.as_ref().map(|batch| explain::lines(group, batch)).unwrap_or_default(),
             events: view.events,
         }))
     }

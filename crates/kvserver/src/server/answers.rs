@@ -51,6 +51,7 @@ struct Chunk {
     /// Text of refusals, in bytes.
     text: usize,
     hello: Option<Box<v1::Hello>>,
+    routing: Option<Box<v1::Routing>>,
 }
 
 /// How a stream ends.
@@ -98,7 +99,7 @@ impl Chunk {
     }
 
     fn is_empty(&self) -> bool {
-        self.answers.is_empty() && self.hello.is_none()
+        self.answers.is_empty() && self.hello.is_none() && self.routing.is_none()
     }
 
     fn is_full(&self) -> bool {
@@ -118,7 +119,7 @@ impl Chunk {
             answers: answers.collect(),
             log_time,
             hello: self.hello.map(|hello| *hello),
-            routing: None,
+            routing: self.routing.map(|routing| *routing),
         }
     }
 }
@@ -216,6 +217,15 @@ impl Answers {
             queue.log_time = queue.log_time.max(log_time);
             queue.open.hello = Some(Box::new(hello));
             queue.seal();
+        });
+    }
+
+    /// A newer table, in the next frame.
+    pub(crate) fn routing(&self, routing: v1::Routing) {
+        self.update(|queue| {
+            if queue.end.is_none() {
+                queue.open.routing = Some(Box::new(routing));
+            }
         });
     }
 

@@ -12,9 +12,11 @@ use tonic::Status;
 use wire::v1;
 
 use super::config::{Config, Serving};
+use super::directory::Directory;
+use super::latency::Latencies;
 use super::node::Node;
 use crate::command::{KEY_BYTES_MAX, ShardId, VALUE_BYTES_MAX};
-use crate::routing;
+use crate::routing::SHARDS_MAX;
 
 /// How long a question to the node itself may take.
 const ASK_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -52,58 +54,28 @@ pub(crate) fn count(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
 }
 
-/// The nodes, shards and groups of the cluster, as configured.
-#[derive(Clone, Debug)]
-pub(crate) struct Directory {
-    pub(crate) node: NodeId,
-    pub(crate) shards: u16,
-    pub(crate) groups: u16,
-    /// Each node with its client address.
-    pub(crate) nodes: Vec<(NodeId, String)>,
+/// Calls that this node handed on, by shard, since its start: what load-based rebalancing looks at.
+#[derive(Debug)]
+pub(crate) struct Loads(Vec<ShardCalls>);
+
+#[derive(Debug, Default)]
+pub(crate) struct ShardCalls {
+    pub(crate) writes: AtomicU64,
+    pub(crate) reads: AtomicU64,
 }
 
-impl Directory {
-    pub(crate) fn new(config: &Config) -> Directory {
-        let nodes = config.nodes.iter().map(|entry| (NodeId(entry.id), entry.client.clone())).collect();
-        Directory { node: NodeId(config.node), shards: config.shards, groups: config.groups, nodes }
+impl Loads {
+    fn new() -> Loads {
+        Loads((0..SHARDS_MAX).map(|_| ShardCalls::default()).collect())
     }
 
-    /// `host:port` for clients; empty if there is no such node.
-    pub(crate) fn client_address(&self, node: NodeId) -> &str {
-        self.nodes.iter().find(|(id, _)| *id == node).map_or("", |(_, address)| address)
+    pub(crate) fn count(&self, shard: ShardId, writes: bool) {
+        let Some(calls) = self.of(shard) else { return };
+        count(if writes { &calls.writes } else { &calls.reads }, 1);
     }
 
-    pub(crate) fn group_of(&self, shard: ShardId) -> Option<GroupId> {
-        routing::group_of(shard, self.shards, self.groups)
-    }
-
-    pub(crate) fn groups(&self) -> impl Iterator<Item = GroupId> {
-        routing::groups(self.groups)
-    }
-
-    /// Who serves what, with `leaders` as hints.
-    pub(crate) fn routing(&self, leaders: &[(GroupId, Option<NodeId>)]) -> v1::Routing {
-        let members: Vec<v1::Member> = self
-            .nodes
-            .iter()
-            .map(|(node, address)| v1::Member { node: node.0, client_address: address.clone() })
-            .collect();
-        let leader_of = |group| leaders.iter().find(|(id, _)| *id == group).and_then(|(_, leader)| *leader);
-        let groups = self.groups().map(|group| v1::Group {
-            id: group.0,
-            generation: 1,
-            members: members.clone(),
-            leader: leader_of(group).map_or(0, |leader| leader.0),
-        });
-        let owners = (0..self.shards).filter_map(|shard| self.group_of(ShardId(shard)));
-        v1::Routing {
-            version: 1,
-            shards: u32::from(self.shards),
-            groups: groups.collect(),
-            owners: owners.map(|group| group.0).collect(),
-            epochs: vec![1; usize::from(self.shards)],
-            config: 1,
-        }
+    pub(crate) fn of(&self, shard: ShardId) -> Option<&ShardCalls> {
+        self.0.get(usize::from(shard.0))
     }
 }
 
@@ -114,15 +86,20 @@ pub(crate) struct Context {
     pub(crate) serving: Serving,
     pub(crate) faults_enabled: bool,
     pub(crate) traffic: Traffic,
+    pub(crate) loads: Loads,
+    pub(crate) latencies: Latencies,
     phase: watch::Sender<Phase>,
     log_time: AtomicU64,
 }
 
 impl Context {
     pub(crate) fn new(node: Arc<dyn Node>, config: &Config) -> Context {
+        let directory = Directory::new(config);
         Context {
             node,
-            directory: Directory::new(config),
+            loads: Loads::new(),
+            latencies: Latencies::default(),
+            directory,
             serving: config.serving.clone(),
             faults_enabled: config.faults,
             traffic: Traffic::default(),
@@ -180,7 +157,7 @@ impl Context {
         Ok(v1::Hello {
             node: self.directory.node.0,
             cluster: cluster_bytes(status.cluster),
-            routing: Some(self.directory.routing(&self.node.leaders())),
+            routing: Some(self.directory.table().routing(&self.node.leaders())),
             key_bytes_max: max(KEY_BYTES_MAX),
             value_bytes_max: max(VALUE_BYTES_MAX),
         })

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -66,6 +67,8 @@ pub(crate) struct Guarded {
     /// Until the greeting is there.
     silence: Option<Pin<Box<Sleep>>>,
     heard: usize,
+    /// Whether what is heard counts: not while TLS greets, which says nothing about what comes after it.
+    listens: AtomicBool,
     cut: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
@@ -73,7 +76,20 @@ impl Guarded {
     fn new(stream: TcpStream, place: OwnedSemaphorePermit, context: Arc<Context>) -> Guarded {
         let watched = context.clone();
         let cut = Box::pin(async move { watched.reached(Phase::Cut).await });
-        Guarded { stream, _place: place, context, silence: Some(Box::pin(sleep(SILENCE))), heard: 0, cut }
+        Guarded {
+            stream,
+            _place: place,
+            context,
+            silence: Some(Box::pin(sleep(SILENCE))),
+            heard: 0,
+            listens: AtomicBool::new(true),
+            cut,
+        }
+    }
+
+    /// The greeting counts from the end of the TLS handshake, which must be over in the same time.
+    pub(crate) fn before_tls(self) -> Guarded {
+        Guarded { listens: AtomicBool::new(false), ..self }
     }
 
     /// Whether the time for the greeting is over.
@@ -86,7 +102,7 @@ impl Guarded {
     }
 
     fn hear(&mut self, bytes: usize) {
-        if self.silence.is_some() {
+        if self.silence.is_some() && self.listens.load(Ordering::Relaxed) {
             self.heard += bytes;
             if self.heard >= GREETING_BYTES {
                 self.silence = None;
@@ -152,7 +168,10 @@ impl AsyncWrite for Guarded {
 impl Connected for Guarded {
     type ConnectInfo = Option<SocketAddr>;
 
+    /// Is asked once the connection stands, with TLS after its handshake. From there every client of HTTP/2 has more to
+    /// say than a greeting, since it acknowledges the server's settings.
     fn connect_info(&self) -> Option<SocketAddr> {
+        self.listens.store(true, Ordering::Relaxed);
         self.stream.peer_addr().ok()
     }
 }

@@ -3,31 +3,77 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
+use paxos::ids::GroupId;
 use paxos::rsm::batch::BatchView;
+use shardmaster::command::Command;
+use shardmaster::ids::SHARDMASTER;
 
+use crate::handoff::{HandoffCommand, HandoffRequest, is_handoff};
 use crate::request::{OpView, RequestView};
 
 /// Longest part of a key or value that is shown, in bytes.
 const SHOWN_BYTES: usize = 40;
 
 /// One line a request of a batch, after a line with its stamp: `put "k" (100 B) by c1234abcd#7`.
-pub(crate) fn lines(batch: &Bytes) -> Vec<String> {
+pub(crate) fn lines(group: GroupId, batch: &Bytes) -> Vec<String> {
     let view = match BatchView::new(batch) {
         Ok(view) => view,
         Err(error) => return vec![format!("unreadable: {error}")],
     };
     let stamp = format!("batch at {}", view.time);
     let requests = view.map(|request| match request {
+        Ok(bytes) if group == SHARDMASTER => master_line(bytes),
+        Ok(bytes) if is_handoff(bytes) => handoff_line(bytes),
         Ok(bytes) => line(bytes),
         Err(error) => format!("unreadable: {error}"),
     });
     std::iter::once(stamp).chain(requests).collect()
 }
 
+fn unreadable(request: &[u8]) -> String {
+    format!("unreadable request ({} B)", request.len())
+}
+
+fn master_line(request: &[u8]) -> String {
+    let Ok(request) = shardmaster::command::Request::decode(request) else { return unreadable(request) };
+    match request.command {
+        Command::Join { group, nodes } => {
+            let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+            format!("join {group} on {}", nodes.join(" "))
+        }
+        Command::Leave { group } => format!("leave {group}"),
+        Command::Move { shards, to } => {
+            let shards: Vec<String> = shards.iter().map(|shard| shard.0.to_string()).collect();
+            format!("move {} to {to}", shards.join(" "))
+        }
+        Command::Swap { a, b } => format!("swap {a} and {b}"),
+        Command::Register(node) => format!("register {} at {}", node.node, node.client),
+        Command::Report { from, report } => format!("{from} reports {report:?}"),
+        Command::SetPaused(paused) => format!("pause {paused}"),
+        Command::SetPolicy(policy) => format!("policy {policy:?}"),
+    }
+}
+
+fn handoff_line(request: &[u8]) -> String {
+    let Ok(request) = HandoffRequest::decode(request) else { return unreadable(request) };
+    match request.command {
+        HandoffCommand::Order(order) => format!("order {order:?}"),
+        HandoffCommand::Start { shard, epoch, to } => format!("start {shard} {epoch} to {to}"),
+        HandoffCommand::Freeze { shard, epoch, staged } => {
+            format!("freeze {shard} {epoch}, staged through change {staged}")
+        }
+        HandoffCommand::Chunk(chunk) => {
+            let (shard, epoch, items) = (chunk.shard, chunk.epoch, chunk.items.len());
+            let last = if chunk.is_last() { ", the last one" } else { "" };
+            format!("chunk of {items} items of {shard} {epoch}{last}")
+        }
+    }
+}
+
 fn line(request: &[u8]) -> String {
     match RequestView::read(request) {
         Ok(view) => format!("{} by {}{}", operation(&view.op), view.client, view.sequence),
-        Err(_) => format!("unreadable request ({} B)", request.len()),
+        Err(_) => unreadable(request),
     }
 }
 
@@ -75,7 +121,7 @@ mod tests {
                 Request { client, sequence: Sequence(sequence), ack_through, sent_at, shard: ShardId(0), op };
             batch.push(&codec::encode(&request));
         }
-        lines(&batch.finish(LogTime(42)).into())
+        lines(GroupId(1), &batch.finish(LogTime(42)).into())
     }
 
     #[test]
@@ -113,9 +159,9 @@ mod tests {
 
     #[test]
     fn what_cant_be_read_is_said_so() {
-        assert_eq!(lines(&Bytes::from_static(b"junk")), ["unreadable: batch is cut short"]);
+        assert_eq!(lines(GroupId(1), &Bytes::from_static(b"junk")), ["unreadable: batch is cut short"]);
         let mut batch = BatchBuilder::default();
         batch.push(b"\xff\xff\xff");
-        assert_eq!(lines(&batch.finish(LogTime(1)).into())[1], "unreadable request (3 B)");
+        assert_eq!(lines(GroupId(1), &batch.finish(LogTime(1)).into())[1], "unreadable request (3 B)");
     }
 }

@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use paxos::ids::{Ballot, Generation, GroupId, NodeId, Slot};
+use paxos::rsm::state_machine::Counts;
 use runtime::api::{CallResult, Counters, LinkFaults, LogView, NodeStatus, ReplicaStatus, Sink};
 use tokio::sync::broadcast;
 
 use super::config::Config;
 use super::context::Context;
 use super::node::{Node, Numbered};
-use crate::store::Store;
+use crate::machine::Machine;
 
 /// Calls with who is answered.
-type Submitted = (Vec<Numbered>, Arc<dyn Sink<Store>>);
-type Respond = Box<dyn Fn(&Numbered) -> CallResult<Store> + Send>;
+type Submitted = (Vec<Numbered>, Arc<dyn Sink<Machine>>);
+type Respond = Box<dyn Fn(&Numbered) -> CallResult<Machine> + Send>;
 
 /// See the module.
 pub(crate) struct FakeNode {
@@ -57,7 +58,7 @@ impl FakeNode {
         self.waiting.lock().iter().map(|(calls, _)| numbers(calls)).collect()
     }
 
-    pub(crate) fn answer_all(&self, result: impl Fn() -> CallResult<Store>) {
+    pub(crate) fn answer_all(&self, result: impl Fn() -> CallResult<Machine>) {
         let waiting = std::mem::take(&mut *self.waiting.lock());
         for (calls, sink) in waiting {
             calls.iter().for_each(|(_, _, number)| sink.answer(*number, result(), 1000));
@@ -80,14 +81,14 @@ impl FakeNode {
             log_time: 5000,
             voters: vec![NodeId(1), NodeId(2), NodeId(3)],
             state_hash: 0xabc,
-            counts: paxos::rsm::state_machine::Counts::default(),
+            counts: Counts { shards: 128, ..Counts::default() },
         }
     }
 }
 
 #[tonic::async_trait]
 impl Node for FakeNode {
-    fn submit(&self, calls: &mut Vec<Numbered>, sink: &Arc<dyn Sink<Store>>) {
+    fn submit(&self, calls: &mut Vec<Numbered>, sink: &Arc<dyn Sink<Machine>>) {
         let calls = std::mem::take(calls);
         match &*self.respond.lock() {
             Some(respond) => calls.iter().for_each(|call| sink.answer(call.2, respond(call), 1000)),
@@ -98,6 +99,10 @@ impl Node for FakeNode {
     fn leaders(&self) -> Vec<(GroupId, Option<NodeId>)> {
         let leader = *self.leader.lock();
         vec![(GroupId(1), leader), (GroupId(2), leader)]
+    }
+
+    fn generation(&self, group: GroupId) -> Option<Generation> {
+        (1..=2).contains(&group.0).then_some(Generation(1))
     }
 
     fn counters(&self) -> &Counters {
@@ -119,6 +124,7 @@ impl Node for FakeNode {
     async fn status(&self) -> Option<NodeStatus> {
         Some(NodeStatus {
             node: NodeId(1),
+            incarnation: paxos::ids::Incarnation(3),
             cluster: Some(0x0102),
             boot: 7,
             uptime_ms: 12,

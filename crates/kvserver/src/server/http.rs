@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
+use axum::middleware;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -24,8 +25,8 @@ use super::context::Context;
 use super::door::Door;
 use super::metrics::Metrics;
 use super::ready;
+use super::security::{Tokens, admit_reader};
 use super::trace::{Traced, Tracing};
-use crate::routing;
 
 /// A request's head must be there after this time, also the next one on a connection that is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,21 +44,23 @@ struct Pages {
 }
 
 /// The routes.
-fn router(context: Arc<Context>) -> Router {
+fn router(context: Arc<Context>, tokens: Tokens) -> Router {
     let metrics = Metrics::new(context.clone());
     let pages = Pages { context, metrics, event_readers: Arc::new(Semaphore::new(EVENT_READERS_MAX)) };
     Router::new()
-        .route("/livez", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_page))
         .route("/api/v1/state", get(state))
         .route("/api/v1/events", get(events))
+        .route_layer(middleware::from_fn_with_state(tokens, admit_reader))
+        // Whoever starts processes has no token: what follows stays open.
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
         .with_state(Arc::new(pages))
 }
 
 /// Serves the port until this future is dropped, and its connections with it.
-pub(crate) async fn serve(door: Door, context: Arc<Context>) {
-    let router = router(context);
+pub(crate) async fn serve(door: Door, context: Arc<Context>, tokens: Tokens) {
+    let router = router(context, tokens);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -101,8 +104,8 @@ async fn state(State(pages): State<Arc<Pages>>) -> Response {
 
 fn state_of(context: &Context, status: &NodeStatus) -> Value {
     let reasons = ready::reasons(context, Some(status));
-    let directory = &context.directory;
-    let nodes = directory.nodes.iter().map(|(id, client)| json!({ "id": id.0, "client": client }));
+    let table = context.directory.table();
+    let nodes = table.nodes.iter().map(|(id, node)| json!({ "id": id.0, "client": node.client }));
     json!({
         "v": 1,
         "node": status.node.0,
@@ -115,16 +118,15 @@ fn state_of(context: &Context, status: &NodeStatus) -> Value {
         "reasons": reasons,
         "memory_bytes": memory_bytes(),
         "log_disk_bytes": status.log_disk_bytes,
-        "shards": directory.shards,
-        "groups": directory.groups,
+        "shards": table.owners.len(),
+        "groups": table.groups.len(),
+        "config": table.config,
         "nodes": nodes.collect::<Vec<_>>(),
-        "replicas": status.replicas.iter().map(|replica| replica_of(context, replica)).collect::<Vec<_>>(),
+        "replicas": status.replicas.iter().map(replica_of).collect::<Vec<_>>(),
     })
 }
 
-fn replica_of(context: &Context, replica: &ReplicaStatus) -> Value {
-    let directory = &context.directory;
-    let shards = routing::shards_of(replica.group, directory.shards, directory.groups).count();
+fn replica_of(replica: &ReplicaStatus) -> Value {
     json!({
         "group": replica.group.0,
         "generation": replica.generation.0,
@@ -138,7 +140,7 @@ fn replica_of(context: &Context, replica: &ReplicaStatus) -> Value {
         "log_bytes": replica.log_bytes,
         "state_bytes": replica.state_bytes,
         "log_time_ms": replica.log_time,
-        "shards": shards,
+        "shards": replica.counts.shards,
         "voters": replica.voters.iter().map(|voter| voter.0).collect::<Vec<_>>(),
         "keys": replica.counts.keys,
         "sessions": replica.counts.sessions,
@@ -193,7 +195,8 @@ mod tests {
             let context = Arc::new(FakeNode::context(&node, |_| {}));
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            let server = tokio::spawn(serve(Door::new(listener, context.clone()), context));
+            let server =
+                tokio::spawn(serve(Door::new(listener, context.clone()), context, Tokens::default()));
             let result = test(address).await;
             server.abort();
             result

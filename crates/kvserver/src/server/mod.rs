@@ -5,20 +5,29 @@
 
 mod admin;
 mod admission;
+mod agent;
 mod answers;
+mod ask;
+mod balance;
 pub mod config;
 mod context;
+mod director;
+mod directory;
 mod door;
 mod explain;
 #[cfg(test)]
 mod fake;
+mod groups;
 mod http;
+mod latency;
 mod metrics;
 mod node;
 mod page;
 mod ready;
 mod refusal;
+mod security;
 mod session;
+mod shardmaster;
 mod stream;
 mod trace;
 mod unary;
@@ -28,25 +37,35 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::shardmaster::group::NodeInfo;
 use paxos::ids::GroupId;
 use runtime::api::Handle;
+use runtime::hosting::Birth;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Server;
+use tonic::service::interceptor::InterceptedService as Behind;
+use tonic::transport::{Server, ServerTlsConfig};
 use tonic_health::server::HealthReporter;
 use wire::v1::admin_server::AdminServer;
 use wire::v1::client_server::ClientServer;
+use wire::v1::groups_server::GroupsServer;
 use wire::v1::kv_server::KvServer;
+use wire::v1::shardmaster_server::ShardmasterServer;
 
 use crate::genesis::{Genesis, GenesisError, Limits};
+use crate::machine::Machine;
 use crate::routing;
-use crate::store::Store;
+use agent::Agent;
+use balance::Balancer;
 use config::Config;
 use context::{Context, Phase};
+use director::Director;
 use door::Door;
+use groups::BetweenGroups;
 use node::Node;
+use security::Security;
 
 /// Window of one HTTP/2 stream, in bytes.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -102,7 +121,7 @@ pub struct Running {
     /// Where HTTP reaches it.
     pub http_addr: SocketAddr,
     /// The node below.
-    pub handle: Handle<Store>,
+    pub handle: Handle<Machine>,
     context: Arc<Context>,
     health: HealthReporter,
     /// Takes client connections.
@@ -118,19 +137,39 @@ pub struct Running {
 /// # Errors
 /// [`ServeError`] if the configuration, a port or the data directory can't be used.
 pub async fn serve(config: Config) -> Result<Running, ServeError> {
-    config.validate().map_err(|(key, reason)| ServeError::Config { key, reason })?;
+    let wrong = |(key, reason)| ServeError::Config { key, reason };
+    config.validate().map_err(wrong)?;
+    let Security { tls, tokens } = Security::load(&config).map_err(wrong)?;
     let (client, client_addr) = bind("listen.client", &config.listen.client).await?;
     let (http, http_addr) = bind("listen.http", &config.listen.http).await?;
-    let genesis = genesis(&config)?;
-    let handle = runtime::node::start(config.node_options(genesis.encode()), machine).await?;
+    let between = BetweenGroups::default();
+    let on_peer_port = tonic::service::Routes::new(
+        GroupsServer::new(between.clone())
+            .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(wire::MESSAGE_BYTES_MAX),
+    );
+    let options = config.node_options(genesis(&config)?.encode());
+    let handle = runtime::node::start_with(options, machine, on_peer_port).await?;
     let context = Arc::new(Context::new(Arc::new(handle.clone()), &config));
+    let agent = Agent::new(context.clone());
+    let balancer = Balancer::new(context.clone(), agent.clone());
+    let myself = myself(&config, &handle);
+    let director = Director::new(context.clone(), handle.clone(), agent.clone(), myself);
+    between.begin(context.clone());
 
     let (health, health_service) = tonic_health::server::health_reporter();
     ready::tell(&health, false).await;
     let (connections, incoming) = tokio::sync::mpsc::channel(1);
     let client = Door::new(client, context.clone());
+    let encrypted = tls.is_some();
     let doorkeeper = tokio::spawn(async move {
-        while connections.send(Ok::<_, io::Error>(client.next().await)).await.is_ok() {}
+        loop {
+            let connection = client.next().await;
+            let connection = if encrypted { connection.before_tls() } else { connection };
+            if connections.send(Ok::<_, io::Error>(connection)).await.is_err() {
+                return;
+            }
+        }
     });
     let reflection = || {
         tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(wire::DESCRIPTORS)
@@ -138,23 +177,22 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
     let max = wire::MESSAGE_BYTES_MAX;
     // Small calls take several times their size once decoded: what is taken in is bounded by the largest call.
     let taken = runtime::options::REQUEST_BYTES_MAX + (1 << 20);
-    let router = server()
-        .add_service(
-            ClientServer::new(stream::Streams::new(context.clone()))
-                .max_decoding_message_size(taken)
-                .max_encoding_message_size(max),
-        )
-        .add_service(
-            KvServer::new(unary::Unary::new(context.clone()))
-                .max_decoding_message_size(taken)
-                .max_encoding_message_size(max),
-        )
-        .add_service(
-            AdminServer::new(admin::Administration::new(context.clone())).max_encoding_message_size(max),
-        )
+    let streams = ClientServer::new(stream::Streams::new(context.clone()))
+        .max_decoding_message_size(taken)
+        .max_encoding_message_size(max);
+    let unary = KvServer::new(unary::Unary::new(context.clone()))
+        .max_decoding_message_size(taken)
+        .max_encoding_message_size(max);
+    let admin = AdminServer::new(admin::Administration::new(context.clone())).max_encoding_message_size(max);
+    let shardmaster = ShardmasterServer::new(shardmaster::Government::new(agent.clone(), balancer.clone()));
+    let router = server(tls)?
+        .add_service(Behind::new(streams, tokens.clone()))
+        .add_service(Behind::new(unary, tokens.clone()))
+        .add_service(Behind::new(admin, tokens.clone()))
+        .add_service(Behind::new(shardmaster, tokens.clone()))
         .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?);
+        .add_service(Behind::new(reflection().build_v1()?, tokens.clone()))
+        .add_service(Behind::new(reflection().build_v1alpha()?, tokens.clone()));
     let closing = context.clone();
     let grpc = tokio::spawn(async move {
         let closed = async move { closing.reached(Phase::Closed).await };
@@ -163,8 +201,11 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
         }
     });
     let mut others = JoinSet::new();
-    others.spawn(http::serve(Door::new(http, context.clone()), context.clone()));
+    others.spawn(http::serve(Door::new(http, context.clone()), context.clone(), tokens));
     others.spawn(ready::keep_told(context.clone(), health.clone()));
+    others.spawn(agent.run());
+    others.spawn(balancer.run());
+    others.spawn(director.run());
     tracing::info!(node = config.node, %client_addr, %http_addr, "serving");
     Ok(Running { client_addr, http_addr, handle, context, health, doorkeeper, grpc, others })
 }
@@ -176,27 +217,47 @@ async fn bind(key: &'static str, address: &str) -> Result<(TcpListener, SocketAd
     Ok((listener, bound))
 }
 
-fn server() -> Server {
-    Server::builder()
+fn server(tls: Option<ServerTlsConfig>) -> Result<Server, ServeError> {
+    let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(CONNECTION_STREAMS)
         .http2_keepalive_interval(Some(PING_AFTER))
-        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT));
+    match tls {
+        Some(tls) => server
+            .tls_config(tls)
+            .map_err(|error| ServeError::Config { key: "tls.cert".to_string(), reason: error.to_string() }),
+        None => Ok(server),
+    }
 }
 
-/// What all replicas of the cluster agree on: which group serves which shard, and the bounds of their state.
+/// What all replicas of the cluster agree on: which group serves which shard first, and the bounds of their state.
 fn genesis(config: &Config) -> Result<Genesis, GenesisError> {
     let groups: Vec<GroupId> = routing::groups(config.groups).collect();
     Genesis::spread(Limits::default(), config.shards, &groups)
 }
 
-/// The empty state of a group, as the cluster's Genesis has it.
-fn machine(group: GroupId, genesis: &[u8]) -> Store {
-    match Genesis::decode(genesis) {
-        Ok(genesis) => genesis.store(group),
+/// The first state of a group, as the cluster's Genesis has it.
+fn machine(birth: &Birth<'_>) -> Machine {
+    match Genesis::decode(birth.config) {
+        Ok(genesis) => genesis.machine(birth.group, birth.generation, birth.founders),
         // The cluster was made by code that this code doesn't understand: to go on would be to forget its bounds.
         Err(error) => panic!("{error}"),
+    }
+}
+
+/// How others reach this node.
+fn myself(config: &Config, handle: &Handle<Machine>) -> NodeInfo {
+    let (node, incarnation) = handle.identity();
+    let own = config.nodes.iter().find(|entry| entry.id == config.node);
+    let address = |of: fn(&config::NodeEntry) -> &String| own.map_or(String::new(), |own| of(own).clone());
+    NodeInfo {
+        node,
+        incarnation,
+        peer: address(|entry| &entry.peer),
+        client: address(|entry| &entry.client),
+        http: address(|entry| &entry.http),
     }
 }
 
@@ -232,6 +293,8 @@ impl Drop for Running {
 
 #[cfg(test)]
 mod tests {
+    use paxos::ids::Generation;
+
     use super::*;
 
     #[test]
@@ -242,7 +305,13 @@ mod tests {
         for (shard, owner) in (0..100).map(crate::command::ShardId).zip(decoded.owners()) {
             assert_eq!(routing::group_of(shard, 100, 3), Some(*owner));
         }
-        let served = machine(GroupId(2), &genesis.encode()).shards().collect::<Vec<_>>();
+        let config = genesis.encode();
+        let birth = |group| {
+            let (generation, founders) = (Generation(1), &[][..]);
+            machine(&Birth { group: GroupId(group), generation, config: &config, founders })
+        };
+        let served: Vec<_> = birth(2).store().unwrap().shards().collect();
         assert_eq!(served, routing::shards_of(GroupId(2), 100, 3).collect::<Vec<_>>());
+        assert_eq!(birth(0).master().unwrap().shard_count(), 100);
     }
 }

@@ -2,22 +2,24 @@
 
 use std::sync::Arc;
 
-use paxos::ids::{GroupId, NodeId, Slot};
+use paxos::ids::{Generation, GroupId, NodeId, Slot};
 use runtime::api::{Call, Counters, Handle, LinkFaults, LogView, NodeStatus, Sink};
 use tokio::sync::broadcast;
 use tonic::async_trait;
 
-use crate::store::Store;
+use crate::machine::Machine;
 
 /// A call with its group and the number under which it is answered.
-pub(crate) type Numbered = (GroupId, Call<Store>, u64);
+pub(crate) type Numbered = (GroupId, Call<Machine>, u64);
 
 /// A node that takes calls.
 #[async_trait]
 pub(crate) trait Node: Send + Sync {
     /// Takes all `calls`; each is answered through `sink`, once.
-    fn submit(&self, calls: &mut Vec<Numbered>, sink: &Arc<dyn Sink<Store>>);
+    fn submit(&self, calls: &mut Vec<Numbered>, sink: &Arc<dyn Sink<Machine>>);
     fn leaders(&self) -> Vec<(GroupId, Option<NodeId>)>;
+    /// The life of the group that a replica here is of.
+    fn generation(&self, group: GroupId) -> Option<Generation>;
     fn counters(&self) -> &Counters;
     fn trace(&self) -> broadcast::Receiver<Arc<str>>;
     fn faults(&self) -> LinkFaults;
@@ -29,13 +31,17 @@ pub(crate) trait Node: Send + Sync {
 }
 
 #[async_trait]
-impl Node for Handle<Store> {
-    fn submit(&self, calls: &mut Vec<Numbered>, sink: &Arc<dyn Sink<Store>>) {
+impl Node for Handle<Machine> {
+    fn submit(&self, calls: &mut Vec<Numbered>, sink: &Arc<dyn Sink<Machine>>) {
         self.call_many(calls.drain(..), sink);
     }
 
     fn leaders(&self) -> Vec<(GroupId, Option<NodeId>)> {
         Handle::leaders(self)
+    }
+
+    fn generation(&self, group: GroupId) -> Option<Generation> {
+        self.hosted().into_iter().find(|(hosted, _)| *hosted == group).map(|(_, generation)| generation)
     }
 
     fn counters(&self) -> &Counters {

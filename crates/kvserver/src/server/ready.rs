@@ -13,6 +13,7 @@ use wire::v1::kv_server::KvServer;
 
 use super::admin::Administration;
 use super::context::{Context, Phase};
+use super::directory::GroupEntry;
 use super::stream::Streams;
 use super::unary::Unary;
 
@@ -37,8 +38,10 @@ pub(crate) fn reasons(context: &Context, status: Option<&NodeStatus>) -> Vec<Str
     if status.condition != "ok" {
         reasons.push(status.condition.clone());
     }
-    for group in context.directory.groups() {
-        match status.replicas.iter().find(|replica| replica.group == group) {
+    let table = context.directory.table();
+    let here = |group: &GroupEntry| group.members.iter().any(|(node, _)| *node == context.directory.node);
+    for (group, _) in table.groups.iter().filter(|(_, group)| here(group)) {
+        match status.replicas.iter().find(|replica| replica.group == *group) {
             None => reasons.push(format!("group {} has no replica here yet", group.0)),
             Some(replica) if replica.leader.is_none() => {
                 reasons.push(format!("group {} has no leader that is known here", group.0));

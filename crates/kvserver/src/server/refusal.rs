@@ -1,12 +1,12 @@
 //! Refusals in the words of the two client protocols: a `Refusal` on the stream, a gRPC status for unary calls.
 
-use paxos::ids::{GroupId, NodeId};
+use paxos::ids::NodeId;
 use runtime::api::{Refused, RefusedReason};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 use wire::v1;
 
-use super::context::Directory;
+use super::directory::Directory;
 use crate::command::{Refusal, Reply};
 
 /// Code of a refusal: `NOT_LEADER`, …
@@ -25,8 +25,8 @@ pub(crate) enum Rejected {
     TooLarge(&'static str),
     /// Not something that can be executed.
     Invalid(&'static str),
-    /// Another group serves the shard.
-    WrongGroup(GroupId),
+    /// No such group is known here.
+    UnknownGroup,
     /// Too many calls in flight.
     Busy,
     /// The process is ending.
@@ -56,23 +56,21 @@ impl Directory {
         v1::Refusal { outcome: outcome.into(), ..self.with_leader(refusal(code, message), leader) }
     }
 
-    /// What a client is told of a call that never came to the node; `leader` is that of the right group.
-    pub(crate) fn rejected(&self, rejected: &Rejected, leader: Option<NodeId>) -> v1::Refusal {
-        match rejected {
-            Rejected::TooLarge(what) => refusal(v1::Code::TooLarge, what),
-            Rejected::Invalid(what) => refusal(v1::Code::Invalid, what),
-            Rejected::Busy => refusal(v1::Code::Busy, "too many calls in flight"),
-            Rejected::Stopping => refusal(v1::Code::Stopping, "the node is stopping"),
-            Rejected::WrongGroup(group) => {
-                let refusal = refusal(v1::Code::WrongGroup, "another group serves the shard");
-                v1::Refusal { group: group.0, ..self.with_leader(refusal, leader) }
-            }
-        }
-    }
-
     fn with_leader(&self, refusal: v1::Refusal, leader: Option<NodeId>) -> v1::Refusal {
         let Some(leader) = leader else { return refusal };
-        v1::Refusal { leader: leader.0, leader_address: self.client_address(leader).to_string(), ..refusal }
+        let leader_address = self.table().client_address(leader).to_string();
+        v1::Refusal { leader: leader.0, leader_address, ..refusal }
+    }
+}
+
+/// What a client is told of a call that never came to the node.
+pub(crate) fn refusal_of(rejected: &Rejected) -> v1::Refusal {
+    match rejected {
+        Rejected::TooLarge(what) => refusal(v1::Code::TooLarge, what),
+        Rejected::Invalid(what) => refusal(v1::Code::Invalid, what),
+        Rejected::Busy => refusal(v1::Code::Busy, "too many calls in flight"),
+        Rejected::Stopping => refusal(v1::Code::Stopping, "the node is stopping"),
+        Rejected::UnknownGroup => refusal(v1::Code::WrongGroup, "no such group is known here"),
     }
 }
 
@@ -84,7 +82,7 @@ fn outcome_word(outcome: v1::Outcome) -> &'static str {
     }
 }
 
-fn status(code: Code, message: &str, word: &str, outcome: v1::Outcome) -> Status {
+pub(crate) fn status(code: Code, message: &str, word: &str, outcome: v1::Outcome) -> Status {
     let mut metadata = MetadataMap::new();
     insert(&mut metadata, CODE_KEY, word);
     insert(&mut metadata, OUTCOME_KEY, outcome_word(outcome));
@@ -139,13 +137,18 @@ pub(crate) fn status_of_reply(reply: &Reply, only_try: bool) -> Status {
             status(Code::ResourceExhausted, "the value would be too large", "TOO_LARGE", executed)
         }
         Reply::Refused(refusal) => status_of_session(refusal, only_try),
-        Reply::Written { .. } | Reply::Deleted { .. } | Reply::Number { .. } | Reply::Acked => {
+        Reply::Written { .. }
+        | Reply::Deleted { .. }
+        | Reply::Number { .. }
+        | Reply::Acked
+        | Reply::Handoff(_) => {
             status(Code::Internal, "an answer to another operation", "MISMATCHED_REPLY", v1::Outcome::Unknown)
         }
     }
 }
 
-fn status_of_session(refusal: &Refusal, only_try: bool) -> Status {
+/// The status of a request that a session table or a shard's phase refused.
+pub(crate) fn status_of_session(refusal: &Refusal, only_try: bool) -> Status {
     let forgotten = if only_try { v1::Outcome::NotExecuted } else { v1::Outcome::Unknown };
     let not = v1::Outcome::NotExecuted;
     let (code, word, outcome) = match refusal {
@@ -161,6 +164,11 @@ fn status_of_session(refusal: &Refusal, only_try: bool) -> Status {
     status(code, &refusal.to_string(), word, outcome)
 }
 
+/// The status of a call whose caller isn't known.
+pub(crate) fn status_not_authenticated(message: &str) -> Status {
+    status(Code::Unauthenticated, message, "NOT_AUTHENTICATED", v1::Outcome::NotExecuted)
+}
+
 /// The status of a call that took too long.
 pub(crate) fn status_of_timeout(outcome: v1::Outcome) -> Status {
     status(Code::DeadlineExceeded, "no answer in time", "TIMEOUT", outcome)
@@ -168,12 +176,14 @@ pub(crate) fn status_of_timeout(outcome: v1::Outcome) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use super::super::directory::{NodeEntry, Table};
     use super::*;
     use crate::command::BusyReason;
 
     fn directory() -> Directory {
-        let nodes = vec![(NodeId(1), "a:1".to_string()), (NodeId(2), "b:2".to_string())];
-        Directory { node: NodeId(1), shards: 4, groups: 2, nodes }
+        let entry = |client: &str| NodeEntry { client: client.to_string(), ..NodeEntry::default() };
+        let nodes = [(NodeId(1), entry("a:1")), (NodeId(2), entry("b:2"))];
+        Directory::with(NodeId(1), Table::configured(4, 2, nodes))
     }
 
     fn refused(reason: RefusedReason, leader: Option<u32>, outcome_unknown: bool) -> v1::Refusal {
@@ -227,11 +237,10 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_group_names_the_right_one() {
-        let refusal = directory().rejected(&Rejected::WrongGroup(GroupId(2)), Some(NodeId(2)));
-        assert_eq!((refusal.group, refusal.leader, refusal.leader_address.as_str()), (2, 2, "b:2"));
-        let invalid = directory().rejected(&Rejected::Invalid("no"), None);
-        assert_eq!(status_of(&invalid).code(), Code::InvalidArgument);
+    fn what_never_came_to_the_node_is_not_executed() {
+        let unknown = refusal_of(&Rejected::UnknownGroup);
+        assert_eq!((unknown.code(), unknown.outcome()), (v1::Code::WrongGroup, v1::Outcome::NotExecuted));
+        assert_eq!(status_of(&refusal_of(&Rejected::Invalid("no"))).code(), Code::InvalidArgument);
     }
 
     #[test]

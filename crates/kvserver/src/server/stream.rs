@@ -4,23 +4,25 @@
 //! a frame at once. The node answers into [`Answers`], which the stream's response is read from.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use paxos::codec;
-use runtime::api::{CallResult, Sink};
+use paxos::ids::GroupId;
+use runtime::api::{Call, CallResult, Sink};
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::{Request, Response, Status, Streaming};
 use wire::v1;
 use wire::v1::client_server::Client;
 
-use super::admission::admit;
+use super::admission::{Admitted, admit};
 use super::answers::{Answers, Kind, Outgoing};
 use super::context::{Context, Phase, count};
 use super::node::Numbered;
-use super::refusal::Rejected;
+use super::refusal::{Rejected, refusal_of};
+use crate::machine::{self, Machine};
 use crate::query::Answer;
-use crate::store::Store;
 
 /// How often an idle stream hears the log time.
 const KEEPALIVE: Duration = Duration::from_secs(2);
@@ -64,8 +66,12 @@ async fn read(mut incoming: Incoming, mut frames: Streaming<v1::ClientFrame>) {
     tokio::pin!(closed);
     let mut keepalive = interval(KEEPALIVE);
     keepalive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tables = context.directory.changes();
     while !answers.has_ended() {
         tokio::select! {
+            Ok(()) = tables.changed() => {
+                answers.routing(context.directory.table().routing(&context.node.leaders()));
+            }
             frame = frames.message() => match frame {
                 Ok(Some(frame)) => incoming.on_frame(frame),
                 Ok(None) => return answers.no_more_calls(),
@@ -81,27 +87,43 @@ async fn read(mut incoming: Incoming, mut frames: Streaming<v1::ClientFrame>) {
 pub(crate) struct Incoming {
     context: Arc<Context>,
     answers: Arc<Answers>,
-    /// By group, from group 1.
+    /// Of the groups that were called so far.
     groups: Vec<GroupCalls>,
 }
 
 /// Calls of one stream to one group.
 struct GroupCalls {
+    group: GroupId,
     sink: Arc<GroupSink>,
-    as_sink: Arc<dyn Sink<Store>>,
+    as_sink: Arc<dyn Sink<Machine>>,
     /// Of the frame at hand; kept for its capacity.
     calls: Vec<Numbered>,
 }
 
 impl Incoming {
     pub(crate) fn new(context: Arc<Context>, answers: Arc<Answers>) -> Incoming {
-        let group = |_| {
-            let in_flight = AtomicU32::new(0);
-            let sink = Arc::new(GroupSink { context: context.clone(), answers: answers.clone(), in_flight });
-            GroupCalls { as_sink: sink.clone(), sink, calls: Vec::new() }
-        };
-        let groups = context.directory.groups().map(group).collect();
-        Incoming { context, answers, groups }
+        Incoming { context, answers, groups: Vec::new() }
+    }
+
+    /// The calls to `group`; `None` if there is no such group, as far as this node knows.
+    fn calls_to(&mut self, group: GroupId) -> Option<&mut GroupCalls> {
+        if let Some(known) = self.groups.iter().position(|calls| calls.group == group) {
+            return self.groups.get_mut(known);
+        }
+        let table = self.context.directory.table();
+        // Groups that are gone leave their places here; what bounds them is how many are there.
+        self.groups.retain(|calls| table.groups.contains_key(&calls.group) || !calls.calls.is_empty());
+        table.groups.get(&group)?;
+        let (context, answers) = (self.context.clone(), self.answers.clone());
+        let sink = Arc::new(GroupSink {
+            context,
+            answers,
+            in_flight: AtomicU32::new(0),
+            sample: Mutex::default(),
+            sampling: AtomicBool::new(false),
+        });
+        self.groups.push(GroupCalls { group, as_sink: sink.clone(), sink, calls: Vec::new() });
+        self.groups.last_mut()
     }
 
     /// Hands the calls of a frame to the node, and refuses those that can't be.
@@ -122,26 +144,28 @@ impl Incoming {
 
     fn take(&mut self, call: v1::Call) -> Result<(), Rejected> {
         let id = call.id;
-        let (group, call) = admit(&self.context.directory, call)?;
+        let group = GroupId(call.group);
+        let Admitted { call, shard } = admit(self.context.directory.shards(), call)?;
         let calls_max = self.context.serving.stream_calls;
-        // Groups are numbered from 1 without gaps, and `admit` gives none but those.
-        let place = usize::try_from(group.0 - 1).ok().and_then(|index| self.groups.get_mut(index));
-        let of = place.ok_or(Rejected::WrongGroup(group))?;
+        let of = self.calls_to(group).ok_or(Rejected::UnknownGroup)?;
         if of.sink.in_flight.load(Ordering::Relaxed) >= calls_max {
             return Err(Rejected::Busy);
         }
         of.sink.in_flight.fetch_add(1, Ordering::Relaxed);
+        let writes = matches!(call, Call::Write { .. });
+        if writes {
+            of.sink.begin_sample(id);
+        }
         of.calls.push((group, call, id));
+        if let Some(shard) = shard {
+            self.context.loads.count(shard, writes);
+        }
         Ok(())
     }
 
     fn reject(&self, id: u64, rejected: &Rejected) {
         count(&self.context.traffic.calls_rejected, 1);
-        let leader = match rejected {
-            Rejected::WrongGroup(group) => self.context.leader_of(*group),
-            Rejected::TooLarge(_) | Rejected::Invalid(_) | Rejected::Busy | Rejected::Stopping => None,
-        };
-        if self.answers.rejected(id, self.context.directory.rejected(rejected, leader)) {
+        if self.answers.rejected(id, refusal_of(rejected)) {
             count(&self.context.traffic.streams_too_slow, 1);
         }
     }
@@ -162,23 +186,53 @@ struct GroupSink {
     context: Arc<Context>,
     answers: Arc<Answers>,
     in_flight: AtomicU32,
+    sample: Mutex<Option<(u64, Instant)>>,
+    /// Whether a write is being timed.
+    sampling: AtomicBool,
 }
 
-impl Sink<Store> for GroupSink {
-    fn answer(&self, call: u64, result: CallResult<Store>, log_time: u64) {
+impl GroupSink {
+    /// Times this write, if no other one of the stream and group is.
+    fn begin_sample(&self, id: u64) {
+        if !self.sampling.load(Ordering::Relaxed) {
+            *self.sample.lock() = Some((id, Instant::now()));
+            self.sampling.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn end_sample(&self, id: u64) {
+        if !self.sampling.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut sample = self.sample.lock();
+        if let Some((_, began)) = sample.take_if(|(sampled, _)| *sampled == id) {
+            self.sampling.store(false, Ordering::Relaxed);
+            self.context.latencies.add(began.elapsed());
+        }
+    }
+}
+
+impl Sink<Machine> for GroupSink {
+    fn answer(&self, call: u64, result: CallResult<Machine>, log_time: u64) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.end_sample(call);
         self.context.hear_log_time(log_time);
         let too_slow = match result {
-            CallResult::Reply(reply) => self
-                .answers
-                .answer(call, Kind::Reply, 0, log_time, |buffer| codec::encode_into(&reply, buffer)),
-            CallResult::Found(answer) => {
+            CallResult::Reply(machine::Reply::Store(reply)) => {
+                self.answers
+                    .answer(call, Kind::Reply, 0, log_time, |buffer| codec::encode_into(&reply, buffer))
+            }
+            CallResult::Found(machine::Answer::Store(answer)) => {
                 let size = size_of_answer(&answer);
                 self.answers
                     .answer(call, Kind::Found, size, log_time, |buffer| codec::encode_into(&answer, buffer))
             }
             CallResult::Refused(refused) => {
                 self.answers.refused(call, log_time, self.context.directory.refused(refused))
+            }
+            // Calls of clients go to the groups of shards.
+            CallResult::Reply(machine::Reply::Master(_)) | CallResult::Found(machine::Answer::Master(_)) => {
+                self.answers.refused(call, log_time, refusal_of(&Rejected::UnknownGroup))
             }
         };
         if too_slow {
@@ -195,7 +249,12 @@ fn size_of_answer(answer: &Answer) -> usize {
             let pairs = shards.iter().flat_map(|shard| &shard.pairs);
             pairs.map(|pair| pair.key.len() + pair.value.len() + 8).sum()
         }
-        Answer::WrongGroup { .. } | Answer::Awaiting { .. } | Answer::Invalid => 0,
+        Answer::WrongGroup { .. }
+        | Answer::Awaiting { .. }
+        | Answer::Invalid
+        | Answer::Pulled(_)
+        | Answer::Duties(_)
+        | Answer::Copies(_) => 0,
     }
 }
 
@@ -253,11 +312,11 @@ mod tests {
     #[test]
     fn the_calls_of_a_frame_go_out_once_a_group() {
         let mut rig = rig(10);
-        let calls = vec![call(1, 1, 0), call(2, 2, 255), call(3, 1, 1), call(4, 2, 0)];
+        let calls = vec![call(1, 1, 0), call(2, 2, 255), call(3, 1, 1), call(4, 9, 0)];
         rig.incoming.on_frame(v1::ClientFrame { calls });
         assert_eq!(rig.node.submitted_numbers(), [vec![1, 3], vec![2]]);
         assert_eq!(answered(&rig.answers), [(4, v1::Code::WrongGroup as i32)]);
-        rig.node.answer_all(|| CallResult::Reply(Reply::Acked));
+        rig.node.answer_all(|| CallResult::Reply(machine::Reply::Store(Reply::Acked)));
         assert_eq!(answered(&rig.answers), [(1, 0), (3, 0), (2, 0)]);
     }
 
@@ -267,7 +326,7 @@ mod tests {
         let calls = vec![call(1, 1, 0), call(2, 1, 0), call(3, 1, 0), call(4, 2, 255)];
         rig.incoming.on_frame(v1::ClientFrame { calls });
         assert_eq!(answered(&rig.answers), [(3, v1::Code::Busy as i32)]);
-        rig.node.answer_all(|| CallResult::Reply(Reply::Acked));
+        rig.node.answer_all(|| CallResult::Reply(machine::Reply::Store(Reply::Acked)));
         rig.incoming.on_frame(v1::ClientFrame { calls: vec![call(5, 1, 0)] });
         assert_eq!(answered(&rig.answers), [(1, 0), (2, 0), (4, 0)]);
     }
@@ -278,7 +337,7 @@ mod tests {
         rig.incoming.on_frame(v1::ClientFrame { calls: vec![call(1, 1, 0)] });
         rig.context.enter(Phase::Draining);
         rig.incoming.on_frame(v1::ClientFrame { calls: vec![call(2, 1, 0)] });
-        rig.node.answer_all(|| CallResult::Reply(Reply::Acked));
+        rig.node.answer_all(|| CallResult::Reply(machine::Reply::Store(Reply::Acked)));
         assert_eq!(answered(&rig.answers), [(2, v1::Code::Stopping as i32), (1, 0)]);
     }
 

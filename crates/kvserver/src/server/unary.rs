@@ -14,15 +14,17 @@ use tonic::{Request, Response, Status};
 use wire::v1;
 use wire::v1::kv_server::Kv;
 
-use super::admission::{admit_query, admit_write, consistency};
+use super::admission::{Admitted, admit_query, admit_write, consistency};
 use super::context::{Context, Phase, count};
 use super::page::Merge;
-use super::refusal::{Rejected, status_of, status_of_reply, status_of_timeout};
+use super::refusal::{
+    Rejected, refusal_of, status_of, status_of_reply, status_of_session, status_of_timeout,
+};
 use super::session::{Sessions, Ticket};
-use crate::command::{Op, Reply, Request as Write, ShardId, shard_of};
+use crate::command::{Op, Refusal, Reply, Request as Write, ShardId, shard_of};
+use crate::machine::{self, Machine};
 use crate::query::{Answer, Query, SCAN_PAIRS_MAX, ShardCursor};
-use crate::routing;
-use crate::store::Store;
+use crate::routing::SHARDS_MAX;
 
 /// A call without a deadline of its own is given up after this time.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,10 +39,10 @@ pub(crate) struct Unary {
 }
 
 /// Takes the one answer of one call.
-struct OneAnswer(Mutex<Option<oneshot::Sender<CallResult<Store>>>>);
+struct OneAnswer(Mutex<Option<oneshot::Sender<CallResult<Machine>>>>);
 
-impl Sink<Store> for OneAnswer {
-    fn answer(&self, _call: u64, result: CallResult<Store>, _log_time: u64) {
+impl Sink<Machine> for OneAnswer {
+    fn answer(&self, _call: u64, result: CallResult<Machine>, _log_time: u64) {
         if let Some(waiting) = self.0.lock().take() {
             // Whoever waited may have given up.
             let _gone = waiting.send(result);
@@ -50,16 +52,16 @@ impl Sink<Store> for OneAnswer {
 
 impl Unary {
     pub(crate) fn new(context: Arc<Context>) -> Unary {
-        let sessions = Sessions::new(context.directory.shards);
+        let sessions = Sessions::new(SHARDS_MAX);
         Unary { context, sessions, room: Semaphore::new(CALLS_MAX) }
     }
 
     fn rejected(&self, rejected: &Rejected) -> Status {
-        status_of(&self.context.directory.rejected(rejected, None))
+        status_of(&refusal_of(rejected))
     }
 
     /// Hands one call to the node and waits for its answer.
-    async fn call(&self, group: GroupId, call: Call<Store>) -> Result<CallResult<Store>, Status> {
+    async fn call(&self, group: GroupId, call: Call<Machine>) -> Result<CallResult<Machine>, Status> {
         count(&self.context.traffic.unary_calls, 1);
         if self.context.phase() > Phase::Serving {
             return Err(self.rejected(&Rejected::Stopping));
@@ -70,7 +72,7 @@ impl Unary {
             Call::Read { .. } => v1::Outcome::NotExecuted,
         };
         let (answer, wait) = oneshot::channel();
-        let sink: Arc<dyn Sink<Store>> = Arc::new(OneAnswer(Mutex::new(Some(answer))));
+        let sink: Arc<dyn Sink<Machine>> = Arc::new(OneAnswer(Mutex::new(Some(answer))));
         self.context.node.submit(&mut vec![(group, call, 0)], &sink);
         drop(sink);
         tokio::select! {
@@ -83,22 +85,31 @@ impl Unary {
         }
     }
 
-    async fn read(&self, query: Query, consistency_number: i32) -> Result<Answer, Status> {
-        let admitted = consistency(consistency_number)
-            .and_then(|consistency| admit_query(&self.context.directory, query, consistency));
-        let (group, call) = admitted.map_err(|rejected| self.rejected(&rejected))?;
-        match self.call(group, call).await? {
-            CallResult::Found(Answer::WrongGroup { .. } | Answer::Awaiting { .. }) => {
-                Err(Status::unavailable("another group serves the shard"))
-            }
-            CallResult::Found(Answer::Invalid) => Err(Status::invalid_argument("the query breaks a bound")),
-            CallResult::Found(answer) => Ok(answer),
-            CallResult::Reply(_) | CallResult::Refused(_) => Err(mismatched()),
+    async fn read(&self, group: GroupId, query: Query, consistency_number: i32) -> Result<Answer, Status> {
+        let shards = self.context.directory.shards();
+        let admitted =
+            consistency(consistency_number).and_then(|consistency| admit_query(shards, query, consistency));
+        let Admitted { call, shard } = admitted.map_err(|rejected| self.rejected(&rejected))?;
+        if let Some(shard) = shard {
+            self.context.loads.count(shard, false);
+        }
+        let CallResult::Found(machine::Answer::Store(answer)) = self.call(group, call).await? else {
+            return Err(mismatched());
+        };
+        match answer {
+            Answer::WrongGroup { .. } => Err(status_of_session(&Refusal::WrongGroup { owner: None }, true)),
+            Answer::Awaiting { .. } => Err(status_of_session(&Refusal::Awaiting, true)),
+            Answer::Invalid => Err(Status::invalid_argument("the query breaks a bound")),
+            answer => Ok(answer),
         }
     }
 
+    fn group_of(&self, shard: ShardId) -> Result<GroupId, Status> {
+        self.context.directory.group_of(shard).ok_or_else(|| self.rejected(&Rejected::UnknownGroup))
+    }
+
     async fn write(&self, op: Op, session: Option<v1::Session>) -> Result<Reply, Status> {
-        let shard = shard_of(op.key().unwrap_or_default(), self.context.directory.shards);
+        let shard = shard_of(op.key().unwrap_or_default(), self.context.directory.shards());
         let only_try = session.is_none();
         // Held until the answer is there: until then the request counts as unanswered.
         let (request, _ticket): (Write, Option<Ticket>) = match session {
@@ -108,14 +119,15 @@ impl Unary {
                 (ticket.request(shard, self.context.log_time(), op), Some(ticket))
             }
         };
-        let admitted = admit_write(&self.context.directory, Bytes::from(codec::encode(&request)));
-        let (group, call) = admitted.map_err(|rejected| self.rejected(&rejected))?;
-        match self.call(group, call).await? {
-            CallResult::Reply(
+        let admitted = admit_write(self.context.directory.shards(), Bytes::from(codec::encode(&request)));
+        let Admitted { call, .. } = admitted.map_err(|rejected| self.rejected(&rejected))?;
+        self.context.loads.count(shard, true);
+        match self.call(self.group_of(shard)?, call).await? {
+            CallResult::Reply(machine::Reply::Store(
                 reply @ (Reply::Written { .. } | Reply::Deleted { .. } | Reply::Number { .. } | Reply::Acked),
-            ) => Ok(reply),
-            CallResult::Reply(reply) => Err(status_of_reply(&reply, only_try)),
-            CallResult::Found(_) | CallResult::Refused(_) => Err(mismatched()),
+            )) => Ok(reply),
+            CallResult::Reply(machine::Reply::Store(reply)) => Err(status_of_reply(&reply, only_try)),
+            CallResult::Reply(_) | CallResult::Found(_) | CallResult::Refused(_) => Err(mismatched()),
         }
     }
 
@@ -154,15 +166,14 @@ fn request_of(session: v1::Session, shard: ShardId, op: Op) -> Result<Write, Sta
 impl Kv for Unary {
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
         let v1::GetRequest { key, consistency } = request.into_inner();
-        let shard = shard_of(&key, self.context.directory.shards);
-        match self.read(Query::Get { shard, key: key.into() }, consistency).await? {
+        let shard = shard_of(&key, self.context.directory.shards());
+        let group = self.group_of(shard)?;
+        match self.read(group, Query::Get { shard, key: key.into() }, consistency).await? {
             Answer::Value(Some((value, version))) => {
                 Ok(Response::new(v1::GetResponse { found: true, value: value.into(), version }))
             }
             Answer::Value(None) => Ok(Response::new(v1::GetResponse::default())),
-            Answer::Page(_) | Answer::WrongGroup { .. } | Answer::Awaiting { .. } | Answer::Invalid => {
-                Err(mismatched())
-            }
+            _ => Err(mismatched()),
         }
     }
 
@@ -210,18 +221,19 @@ impl Kv for Unary {
         let v1::ScanRequest { prefix, after, limit, keys_only, consistency } = request.into_inner();
         let limit = if limit == 0 { SCAN_PAIRS_MAX } else { limit.min(SCAN_PAIRS_MAX) };
         let after = (!after.is_empty()).then(|| after.to_vec());
-        let directory = &self.context.directory;
+        let table = self.context.directory.table();
         let mut merge = Merge::default();
-        for group in directory.groups() {
-            let shards = routing::shards_of(group, directory.shards, directory.groups);
-            let shards = shards.map(|shard| ShardCursor { shard, after: after.clone() }).collect();
-            let query = Query::Scan { shards, prefix: prefix.to_vec(), limit, keys_only };
-            match self.read(query, consistency).await? {
-                Answer::Page(shards) => merge.add(shards),
-                Answer::Value(_) | Answer::WrongGroup { .. } | Answer::Awaiting { .. } | Answer::Invalid => {
-                    return Err(mismatched());
-                }
+        for group in table.groups.keys().copied() {
+            let cursor = |shard| ShardCursor { shard, after: after.clone() };
+            let shards: Vec<ShardCursor> = table.shards_of(group).map(cursor).collect();
+            if shards.is_empty() {
+                continue;
             }
+            let query = Query::Scan { shards, prefix: prefix.to_vec(), limit, keys_only };
+            let Answer::Page(shards) = self.read(group, query, consistency).await? else {
+                return Err(mismatched());
+            };
+            merge.add(shards);
         }
         let (pairs, done) = merge.page(limit);
         let pair = |pair: crate::query::Pair| v1::Pair {

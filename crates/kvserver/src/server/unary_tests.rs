@@ -9,7 +9,7 @@ use super::super::node::Numbered;
 use super::*;
 use crate::query::{Pair, ShardPage};
 
-fn service(respond: impl Fn(&Numbered) -> CallResult<Store> + Send + 'static) -> Unary {
+fn service(respond: impl Fn(&Numbered) -> CallResult<Machine> + Send + 'static) -> Unary {
     let node = Arc::new(FakeNode::default());
     *node.respond.lock() = Some(Box::new(respond));
     Unary::new(Arc::new(FakeNode::context(&node, |_| {})))
@@ -17,6 +17,14 @@ fn service(respond: impl Fn(&Numbered) -> CallResult<Store> + Send + 'static) ->
 
 fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+fn replied(reply: Reply) -> CallResult<Machine> {
+    CallResult::Reply(machine::Reply::Store(reply))
+}
+
+fn found(answer: Answer) -> CallResult<Machine> {
+    CallResult::Found(machine::Answer::Store(answer))
 }
 
 fn sent(call: &Numbered) -> Write {
@@ -40,7 +48,7 @@ fn a_put_without_a_session_gets_one_of_the_node() {
         let request = sent(call);
         assert_eq!(request.op, Op::Put { key: b"k".to_vec(), value: b"v".to_vec() });
         assert_eq!(request.shard, shard_of(b"k", 256));
-        CallResult::Reply(Reply::Written { length: request.sequence.0, version: request.ack_through.0 })
+        replied(Reply::Written { length: request.sequence.0, version: request.ack_through.0 })
     });
     run(async {
         let first = kv.put(put(None)).await.unwrap().into_inner();
@@ -56,7 +64,7 @@ fn a_callers_session_goes_through_as_it_is() {
         let request = sent(call);
         assert_eq!((request.client, request.sequence.0), (ClientId(1), 9));
         assert_eq!((request.ack_through.0, request.sent_at.0), (8, 7));
-        CallResult::Reply(Reply::Written { length: 1, version: 2 })
+        replied(Reply::Written { length: 1, version: 2 })
     });
     run(async {
         let own = session(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
@@ -79,7 +87,7 @@ fn a_follower_answers_unavailable_and_names_the_leader() {
 
 #[test]
 fn a_cas_that_doesnt_match_tells_the_version() {
-    let kv = service(|_| CallResult::Reply(Reply::Mismatch { version: 5 }));
+    let kv = service(|_| replied(Reply::Mismatch { version: 5 }));
     let cas = v1::CasRequest { key: "k".into(), expected: None, value: "v".into(), session: None };
     let status = run(kv.cas(Request::new(cas))).unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
@@ -97,7 +105,7 @@ fn a_key_that_is_too_large_never_reaches_the_node() {
 #[test]
 fn an_absent_key_is_not_found_and_an_empty_value_is() {
     let found = |value: Option<(Vec<u8>, u64)>| {
-        let kv = service(move |_| CallResult::Found(Answer::Value(value.clone())));
+        let kv = service(move |_| found(Answer::Value(value.clone())));
         let get = v1::GetRequest { key: "k".into(), consistency: 2 };
         run(kv.get(Request::new(get))).unwrap().into_inner()
     };
@@ -109,12 +117,14 @@ fn an_absent_key_is_not_found_and_an_empty_value_is() {
 #[test]
 fn a_scan_merges_the_groups() {
     let kv = service(|(group, call, _)| {
-        let Call::Read { query: Query::Scan { shards, .. }, .. } = call else { panic!("no scan") };
+        let Call::Read { query: machine::Query::Store(Query::Scan { shards, .. }), .. } = call else {
+            panic!("no scan")
+        };
         assert_eq!(shards.len(), 128);
         assert!(shards.iter().all(|cursor| cursor.after.as_deref() == Some(b"a".as_slice())));
         let key = if *group == GroupId(1) { b"c".to_vec() } else { b"b".to_vec() };
         let pairs = vec![Pair { key, value: b"v".to_vec(), version: 1 }];
-        CallResult::Found(Answer::Page(vec![ShardPage { shard: shards[0].shard, pairs, end: true }]))
+        found(Answer::Page(vec![ShardPage { shard: shards[0].shard, pairs, end: true }]))
     });
     let scan = v1::ScanRequest { after: "a".into(), ..v1::ScanRequest::default() };
     let page = run(kv.scan(Request::new(scan))).unwrap().into_inner();

@@ -54,6 +54,11 @@ pub trait StateMachine: Clone + Send + Sync + 'static {
     /// Answers a read from the state as it is.
     fn query(&self, query: &Self::Query) -> Self::Answer;
 
+    /// Whether answering this query may take long: it is then answered from a clone, beside what goes on.
+    fn is_long(_query: &Self::Query) -> bool {
+        false
+    }
+
     /// The replicated time of the last batch applied.
     fn log_time(&self) -> LogTime;
 
@@ -73,6 +78,12 @@ pub trait StateMachine: Clone + Send + Sync + 'static {
 
     /// Size of the state in memory, about, in bytes.
     fn state_bytes(&self) -> u64;
+
+    /// What `apply` dropped and takes long to free, if anything: to be taken after each apply, and dropped on another
+    /// thread.
+    fn discarded(&mut self) -> Option<Box<dyn Send>> {
+        None
+    }
 
     /// The state as pages in ascending key order. Runs on another thread, on a clone.
     fn pages(&self) -> Box<dyn Iterator<Item = Page> + '_>;

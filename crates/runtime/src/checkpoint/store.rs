@@ -7,6 +7,7 @@ use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::Duration;
 
 use crate::checkpoint::layout::Record;
 
@@ -64,6 +65,12 @@ pub trait PageStore: Sized {
     fn close(self) -> Result<(), StoreError>;
 }
 
+/// A store that was dropped in this process lets go of its lock a moment later, on a thread of its own: so often it is
+/// opened again.
+const LOCK_TRIES: u32 = 100;
+/// Pause before that.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
 /// The embedded default.
 pub struct SledStore(sled::Db);
 
@@ -98,6 +105,14 @@ impl PageStore for SledStore {
             .flush_every_ms(None)
             .use_compression(false)
             .mode(sled::Mode::HighThroughput);
+        for _ in 0..LOCK_TRIES {
+            match caught(|| config.open()) {
+                Err(StoreError(error)) if error.to_string().contains("could not acquire lock") => {
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                opened => return opened.map(SledStore),
+            }
+        }
         caught(|| config.open()).map(SledStore)
     }
 

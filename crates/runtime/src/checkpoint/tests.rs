@@ -74,8 +74,12 @@ fn facts(states: Vec<GroupState<Machine>>) -> Facts {
     states.into_iter().map(|s| (s.group, s.applied_end, s.state)).collect()
 }
 
+fn fresh(_: GroupId, generation: Generation) -> Option<Machine> {
+    (generation == GENERATION).then(Machine::default)
+}
+
 fn loaded(dir: &Path) -> Result<Facts, CheckpointError> {
-    load(dir, GENERATION, |_| Machine::default()).map(facts)
+    load(dir, fresh).map(facts)
 }
 
 fn directories(dir: &Path) -> Vec<String> {
@@ -286,8 +290,7 @@ fn a_full_disk_gives_it_up_and_leaves_the_last_one() {
 fn a_page_that_comes_back_changed_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), states(1), FAST).unwrap();
-    let error =
-        load_in::<Faulty<0, 50>, Machine>(dir.path(), GENERATION, |_| Machine::default()).unwrap_err();
+    let error = load_in::<Faulty<0, 50>, Machine>(dir.path(), fresh).unwrap_err();
     assert!(matches!(error, CheckpointError::Pages { group: GroupId(1), .. }), "{error}");
 }
 

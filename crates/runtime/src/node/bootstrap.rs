@@ -1,14 +1,16 @@
 //! A node's first start: how Genesis comes to be, and how a node that isn't in it is told so.
 //!
-//! The node with the lowest id asks all others who they are. Only when *all* have answered, and none knows a Genesis, does it
-//! write one that names every incarnation; the others ask until they see it. So a wiped directory never votes again.
+//! The founder with the lowest id asks all others who they are. Only when *all* have answered, and none knows a Genesis, does
+//! it write one that names every incarnation; the others ask until they see it. So a wiped directory never votes again.
+//! A node that joins later takes the Genesis that it hears and is named by none: it votes in groups that are hosted on it.
 
 use std::sync::Arc;
 
-use paxos::ids::{GroupId, Incarnation, NodeId};
+use paxos::ids::{Incarnation, NodeId};
 use paxos::rsm::state_machine::StateMachine;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
+use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 
 use crate::api::{Inbox, Order};
@@ -19,7 +21,7 @@ use crate::node::{Node, serve_peers};
 use crate::options::NodeOptions;
 use crate::peers::Network;
 use crate::peers::inbound::PeerService;
-use crate::record::{LogRecord, Replayed};
+use crate::record::{Life, LogRecord, NODE, Replayed};
 use crate::snapshot::{SnapshotSource, send_state};
 
 /// Why a node didn't start.
@@ -57,6 +59,7 @@ pub(crate) async fn listen<S: StateMachine>(
     options: &NodeOptions,
     network: Arc<Network>,
     inbox: Arc<Inbox<S>>,
+    services: Routes,
 ) -> Result<tokio::task::JoinHandle<()>, StartError> {
     let address = options.listen_peer.clone();
     let listen = |reason: String| StartError::Listen { address: address.clone(), reason };
@@ -64,7 +67,7 @@ pub(crate) async fn listen<S: StateMachine>(
     let parsed = parsed.ok_or_else(|| listen("no such address".to_string()))?;
     let incoming = TcpIncoming::bind(parsed).map_err(|e| listen(e.to_string()))?.with_nodelay(Some(true));
     let snapshots = Arc::new(FromNode { inbox });
-    Ok(serve_peers(incoming, PeerService { network, snapshots }))
+    Ok(serve_peers(incoming, PeerService { network, snapshots }, services))
 }
 
 /// Snapshots come from the node's next turn.
@@ -76,14 +79,14 @@ struct FromNode<S: StateMachine> {
 impl<S: StateMachine> SnapshotSource for FromNode<S> {
     async fn stream(
         &self,
-        group: GroupId,
+        life: Life,
         at_least: u64,
     ) -> Result<mpsc::Receiver<Result<wire::v1::SnapshotChunk, Status>>, Status> {
         let (answer, wait) = oneshot::channel();
-        self.inbox.order(Order::Snapshot { group, at_least: paxos::ids::Slot(at_least), answer });
+        self.inbox.order(Order::Snapshot { life, at_least: paxos::ids::Slot(at_least), answer });
         let state = wait.await.map_err(|_| Status::unavailable("the node has stopped"))?;
-        let (end, state) =
-            state.ok_or_else(|| Status::unavailable(format!("no state of {group} at s{at_least} here")))?;
+        let (end, state) = state
+            .ok_or_else(|| Status::unavailable(format!("no state of {} at s{at_least} here", life.0)))?;
         Ok(send_state(state, end))
     }
 }
@@ -111,7 +114,7 @@ impl<S: StateMachine> Node<S> {
         if self.genesis.is_some() {
             return;
         }
-        self.append(GroupId(0), genesis.generation, None, &LogRecord::Genesis(genesis.clone()), false);
+        self.append(NODE, None, &LogRecord::Genesis(genesis.clone()), false);
         // Nobody may hear of it before it is durable, and there is nothing else to do meanwhile.
         let Committed::Durable(_) = self.log.commit_and_wait(Vec::new) else {
             return self.stop_voting("Genesis couldn't be written".to_string());
@@ -127,7 +130,8 @@ impl<S: StateMachine> Node<S> {
 }
 
 async fn seek(options: &NodeOptions, me: (NodeId, Incarnation)) -> Result<Genesis, String> {
-    let proposes = options.nodes.iter().all(|node| node.id >= me.0);
+    let founders = options.founders();
+    let proposes = founders.iter().min() == Some(&me.0);
     loop {
         let mut voters = vec![me];
         for node in options.nodes.iter().filter(|node| node.id != me.0) {
@@ -135,26 +139,25 @@ async fn seek(options: &NodeOptions, me: (NodeId, Incarnation)) -> Result<Genesi
             if !hello.genesis.is_empty() {
                 return adopt(&hello.genesis, me);
             }
-            if hello.node == node.id.0 {
+            if hello.node == node.id.0 && founders.contains(&node.id) {
                 voters.push((node.id, Incarnation(hello.incarnation)));
             }
         }
-        if proposes && voters.len() == options.nodes.len() {
+        if proposes && voters.len() == founders.len() {
             return Ok(Genesis::new(voters, options.groups.clone(), options.genesis.clone()));
         }
         tokio::time::sleep(GENESIS_POLL).await;
     }
 }
 
-/// A Genesis that others know counts only if it names this very directory.
+/// A Genesis that others know counts only if it names this very directory, or doesn't name the node: then it joined later.
 fn adopt(bytes: &[u8], me: (NodeId, Incarnation)) -> Result<Genesis, String> {
     let genesis = Genesis::decode(bytes)?;
     match genesis.incarnation_of(me.0) {
-        Some(incarnation) if incarnation == me.1 => Ok(genesis),
-        Some(_) => Err(format!(
+        Some(other) if other != me.1 => Err(format!(
             "{} voted with another data directory, which is gone; a wiped node comes back only under a new node id",
             me.0
         )),
-        None => Err(format!("{} is no voter of this cluster", me.0)),
+        Some(_) | None => Ok(genesis),
     }
 }

@@ -14,16 +14,28 @@ use crate::genesis::Genesis;
 use crate::node::bootstrap::StartError;
 use crate::node::hosted::DIGEST_SLOTS;
 use crate::node::{Node, SlotEvent, SlotHappening};
-use crate::record::LogRecord;
+use crate::record::{Life, LogRecord};
 
+/// Priority of work that nobody waits for: the lowest.
+const BACKGROUND: i32 = 19;
 /// Happenings remembered for `explain`.
 const EVENTS_MAX: usize = 16_384;
 /// Segments that a group at rest may hold back before its live records are written again.
 const PINNED_SEGMENTS: usize = 8;
 
+/// From here on this thread, and those that it starts, get what the threads that serve leave over.
+fn yield_to_others() {
+    // Where the system has no priorities of threads, nothing is lost but smoothness.
+    let _may_not = rustix::process::setpriority_process(Some(rustix::thread::gettid()), BACKGROUND);
+}
+
 /// Drops a large value on a thread of its own.
 pub(crate) fn drop_elsewhere<T: Send + 'static>(value: T) {
-    let spawned = std::thread::Builder::new().name("reaper".into()).spawn(move || drop(value));
+    let work = move || {
+        yield_to_others();
+        drop(value);
+    };
+    let spawned = std::thread::Builder::new().name("reaper".into()).spawn(work);
     if let Err(error) = spawned {
         tracing::warn!(%error, "no thread to drop on");
     }
@@ -31,15 +43,12 @@ pub(crate) fn drop_elsewhere<T: Send + 'static>(value: T) {
 
 impl<S: StateMachine> Node<S> {
     /// Takes note of a write before it goes to the log.
-    pub(crate) fn note_write(&mut self, group: GroupId, write: &Write<Payload>) {
+    pub(crate) fn note_write(&mut self, index: usize, write: &Write<Payload>) {
+        let group = self.hosted[index].life.0;
         match write {
             Write::Accepted { slot, ballot, .. } => self.note(group, *slot, SlotHappening::Accepted(*ballot)),
             Write::Chosen { slot, .. } => self.note(group, *slot, SlotHappening::Learnt),
-            Write::ChosenEnd(end) => {
-                if let Some(index) = self.index_of(group) {
-                    self.hosted[index].written_chosen_end = *end;
-                }
-            }
+            Write::ChosenEnd(end) => self.hosted[index].written_chosen_end = *end,
             Write::Promised(_) | Write::Installed(_) => {}
         }
     }
@@ -64,7 +73,7 @@ impl<S: StateMachine> Node<S> {
     pub(crate) fn stop_voting(&mut self, reason: String) {
         tracing::error!(%reason, "this node stops voting");
         for hosted in &mut self.hosted {
-            hosted.refuse_all(RefusedReason::Stopping, None);
+            hosted.dismiss(RefusedReason::Stopping);
         }
         self.condition.get_or_insert(reason);
     }
@@ -90,28 +99,34 @@ impl<S: StateMachine> Node<S> {
         }
     }
 
+    /// Begins a checkpoint, or one more after that which is being written: it may hold what is gone by now.
     pub(crate) fn begin_checkpoint(&mut self) {
-        let Some(genesis) = &self.genesis else { return };
-        if self.checkpointing || self.hosted.iter().any(|h| h.replica.state_lost()) {
+        if self.checkpointing {
+            self.checkpoint_again = true;
             return;
         }
+        self.checkpoint_again = false;
         self.checkpointing = true;
         self.log_bytes_at_checkpoint = self.log_bytes;
         let states: Vec<GroupState<S>> = self
             .hosted
             .iter()
+            // A replica that lost its state has nothing to keep.
+            .filter(|h| !h.replica.state_lost())
             .map(|h| GroupState {
-                group: h.group,
-                generation: genesis.generation,
+                group: h.life.0,
+                generation: h.life.1,
                 applied_end: h.replica.applied_end(),
                 state: h.machine.clone(),
             })
             .collect();
-        let ends: Vec<(GroupId, Slot)> = states.iter().map(|s| (s.group, s.applied_end)).collect();
+        let ends: Vec<(Life, Slot)> =
+            states.iter().map(|s| ((s.group, s.generation), s.applied_end)).collect();
         let dir = self.options.data_dir.clone();
         let pace = self.options.bounds.checkpoint_bytes_per_s;
         let inbox = self.inbox.clone();
         let work = move || {
+            yield_to_others();
             let outcome = checkpoint::write(&dir, states, pace).map_err(|e| e.to_string());
             inbox.order(Order::Checkpointed(outcome.map(|_| ends)));
         };
@@ -121,17 +136,20 @@ impl<S: StateMachine> Node<S> {
         }
     }
 
-    pub(crate) fn on_checkpointed(&mut self, outcome: Result<Vec<(GroupId, Slot)>, String>) {
+    pub(crate) fn on_checkpointed(&mut self, outcome: Result<Vec<(Life, Slot)>, String>) {
         self.checkpointing = false;
+        if self.checkpoint_again {
+            self.begin_checkpoint();
+        }
         let ends = match outcome {
             Ok(ends) => ends,
             Err(reason) => return tracing::error!(%reason, "a checkpoint was given up"),
         };
         Counters::add(&self.shared.counters.checkpoints, 1);
-        for (group, end) in ends {
-            if let Some(index) = self.index_of(group) {
+        for (life, end) in ends {
+            if let Some(index) = self.index_of_life(life) {
                 self.hosted[index].durable_end = end;
-                self.log.release(group, self.generation, end);
+                self.log.release(life.0, life.1, end);
             }
         }
         self.write_again();
@@ -140,8 +158,8 @@ impl<S: StateMachine> Node<S> {
     /// A replica at rest may hold back an old segment with a few live records: they go to the end of the log, from memory.
     fn write_again(&mut self) {
         let Some(pinned) = self.log.pinned(PINNED_SEGMENTS) else { return };
-        for (group, generation) in pinned.groups {
-            let Some(index) = self.index_of(group) else { continue };
+        for life in pinned.groups {
+            let Some(index) = self.index_of_life(life) else { continue };
             let hosted = &self.hosted[index];
             if hosted.replica.log().compacted_end() > hosted.durable_end {
                 // What memory has dropped lives in those segments alone, until the next checkpoint.
@@ -152,15 +170,15 @@ impl<S: StateMachine> Node<S> {
             for (slot, held) in live {
                 if let Some((ballot, entry)) = held.vote {
                     let write = LogRecord::Write(Write::Accepted { slot, ballot, entry });
-                    self.append(group, generation, Some(slot), &write, false);
+                    self.append(life, Some(slot), &write, false);
                 }
                 if let Some(entry) = held.chosen {
                     let write = LogRecord::Write(Write::Chosen { slot, entry });
-                    self.append(group, generation, Some(slot), &write, false);
+                    self.append(life, Some(slot), &write, false);
                 }
             }
             self.commit();
-            self.log.reappended(group, generation, pinned.since);
+            self.log.reappended(life.0, life.1, pinned.since);
         }
     }
 
@@ -168,8 +186,11 @@ impl<S: StateMachine> Node<S> {
         &self,
         genesis: &Genesis,
     ) -> Result<std::collections::BTreeMap<GroupId, (Slot, S)>, StartError> {
-        let fresh = |group: GroupId| (self.factory)(group, &genesis.config);
-        let found = checkpoint::load(&self.options.data_dir, genesis.generation, fresh)?;
+        let fresh = |group, generation| {
+            let life = (group, generation);
+            self.lives.is_hosted(life).then(|| self.newborn(genesis, life))
+        };
+        let found = checkpoint::load(&self.options.data_dir, fresh)?;
         Ok(found.into_iter().map(|s| (s.group, (s.applied_end, s.state))).collect())
     }
 
@@ -182,9 +203,9 @@ impl<S: StateMachine> Node<S> {
             return;
         }
         if let Some((from, applied_end, hash)) = hosted.expected {
-            let group = hosted.group;
+            let life = hosted.life;
             self.hosted[index].expected = None;
-            self.compare_digest(from, group, applied_end, hash);
+            self.compare_digest(from, life, applied_end, hash);
             return;
         }
         if hosted.replica.leading().is_none() {
@@ -192,15 +213,17 @@ impl<S: StateMachine> Node<S> {
         }
         let Some((applied_end, hash)) = hosted.digests.back().copied() else { return };
         let digest = v1::StateDigest { applied_end, hash: hash.to_be_bytes().to_vec().into() };
-        let peers: Vec<NodeId> = self.links.iter().map(|link| link.peer).collect();
+        let me = self.options.node;
+        let peers: Vec<NodeId> = hosted.replica.voters().iter().filter(|node| *node != me).collect();
         for peer in peers {
             // Behind the entries it covers, or it would come before they are applied.
             self.push(index, peer, true, bytes::Bytes::new(), Some(digest.clone()));
         }
     }
 
-    pub(crate) fn compare_digest(&mut self, from: NodeId, group: GroupId, applied_end: u64, hash: u128) {
-        let Some(index) = self.index_of(group) else { return };
+    pub(crate) fn compare_digest(&mut self, from: NodeId, life: Life, applied_end: u64, hash: u128) {
+        let Some(index) = self.index_of_life(life) else { return };
+        let group = life.0;
         let hosted = &mut self.hosted[index];
         if hosted.replica.applied_end().0 < applied_end {
             // It isn't there yet; the next slots bring it.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use paxos::ids::{Ballot, GroupId, LogTime, Moment, NodeId, Slot};
+use paxos::ids::{Ballot, LogTime, Moment, NodeId, Slot};
 use paxos::io::ReadId;
 use paxos::message::{Command, Entry, Payload};
 use paxos::replica::Replica;
@@ -13,6 +13,7 @@ use paxos::rsm::state_machine::{RequestId, StateMachine};
 
 use crate::api::{CallResult, LogView, Refused, RefusedReason, ReplicaStatus, Sink, SlotView};
 use crate::node::timers::Timers;
+use crate::record::Life;
 
 /// How far one client's stamp may raise the log time of a batch, in ms.
 const AHEAD_MAX_MS: u64 = 60_000;
@@ -49,7 +50,7 @@ pub(crate) struct PendingRead<S: StateMachine> {
 
 /// A replica with everything around it that isn't shared between replicas.
 pub(crate) struct Hosted<S: StateMachine> {
-    pub(crate) group: GroupId,
+    pub(crate) life: Life,
     pub(crate) replica: Replica<Payload>,
     pub(crate) machine: S,
     pub(crate) timers: Timers,
@@ -78,9 +79,14 @@ pub(crate) struct Hosted<S: StateMachine> {
     pub(crate) expected: Option<(NodeId, u64, u128)>,
 }
 
+fn answer_from<S: StateMachine>(machine: &S, read: &PendingRead<S>) {
+    let found = machine.query(&read.query);
+    read.caller.sink.answer(read.caller.number, CallResult::Found(found), machine.log_time().0);
+}
+
 impl<S: StateMachine> Hosted<S> {
     pub(crate) fn new(
-        group: GroupId,
+        life: Life,
         replica: Replica<Payload>,
         machine: S,
         durable_end: Slot,
@@ -88,7 +94,7 @@ impl<S: StateMachine> Hosted<S> {
     ) -> Self {
         let time_base = (machine.log_time(), now);
         Hosted {
-            group,
+            life,
             replica,
             machine,
             timers: Timers::default(),
@@ -158,29 +164,43 @@ impl<S: StateMachine> Hosted<S> {
     }
 
     fn answer_all(&self, reads: Vec<PendingRead<S>>) {
-        let time = self.machine.log_time().0;
-        for read in reads {
-            let found = self.machine.query(&read.query);
-            read.caller.sink.answer(read.caller.number, CallResult::Found(found), time);
+        reads.into_iter().for_each(|read| self.answer(read));
+    }
+
+    /// Answers from the state as it is: at once, or from a clone on another thread.
+    fn answer(&self, read: PendingRead<S>) {
+        if S::is_long(&read.query) {
+            let machine = self.machine.clone();
+            tokio::task::spawn_blocking(move || answer_from(&machine, &read));
+        } else {
+            answer_from(&self.machine, &read);
         }
     }
 
     /// Reads the state first and the clock after it: the answer counts only if the lease still held then. Gives the query
     /// back otherwise.
     pub(crate) fn serve_by_lease(&self, query: S::Query, caller: Caller<S>) -> Result<(), PendingRead<S>> {
-        let Some(until) = self.replica.lease_until() else { return Err(PendingRead { query, caller }) };
-        let found = self.machine.query(&query);
+        let read = PendingRead { query, caller };
+        let Some(until) = self.replica.lease_until() else { return Err(read) };
+        let long = S::is_long(&read.query);
+        let found = (!long).then(|| self.machine.query(&read.query));
         if crate::clock::now() >= until {
-            return Err(PendingRead { query, caller });
+            return Err(read);
         }
-        caller.sink.answer(caller.number, CallResult::Found(found), self.machine.log_time().0);
+        let PendingRead { query, caller } = read;
+        match found {
+            Some(found) => {
+                caller.sink.answer(caller.number, CallResult::Found(found), self.machine.log_time().0);
+            }
+            // What it will be answered from is the state of this moment.
+            None => self.answer(PendingRead { query, caller }),
+        }
         Ok(())
     }
 
     /// Answers from whatever is applied.
-    pub(crate) fn serve_stale(&self, query: &S::Query, caller: &Caller<S>) {
-        let found = self.machine.query(query);
-        caller.sink.answer(caller.number, CallResult::Found(found), self.machine.log_time().0);
+    pub(crate) fn serve_stale(&self, query: S::Query, caller: Caller<S>) {
+        self.answer(PendingRead { query, caller });
     }
 
     /// Begins a round for the reads that wait for one, unless two are under way.
@@ -245,6 +265,16 @@ impl<S: StateMachine> Hosted<S> {
         LogTime(self.stamped)
     }
 
+    /// Answers everybody that waits here, since nothing will be chosen or applied here any more.
+    pub(crate) fn dismiss(&mut self, reason: RefusedReason) {
+        self.refuse_all(reason, None);
+        let rounds = std::mem::take(&mut self.rounds).into_iter().flat_map(|(_, reads)| reads);
+        let unapplied = std::mem::take(&mut self.unapplied).into_iter().flat_map(|(_, reads)| reads);
+        for read in rounds.chain(unapplied).collect::<Vec<_>>() {
+            self.refuse(&read.caller, reason, None, false);
+        }
+    }
+
     /// Answers everybody that waits here, since this replica doesn't lead any more: what was proposed may yet be chosen.
     pub(crate) fn refuse_all(&mut self, reason: RefusedReason, leader: Option<NodeId>) {
         for queued in std::mem::take(&mut self.queue) {
@@ -258,6 +288,11 @@ impl<S: StateMachine> Hosted<S> {
         for read in std::mem::take(&mut self.reads) {
             self.refuse(&read.caller, reason, leader, false);
         }
+    }
+
+    /// Whether it leads others, of whom one may take over.
+    pub(crate) fn can_hand_over(&self) -> bool {
+        self.replica.leading().is_some() && self.replica.voters().len() > 2
     }
 
     pub(crate) fn has_callers(&self) -> bool {
@@ -282,10 +317,10 @@ impl<S: StateMachine> Hosted<S> {
         std::mem::replace(&mut self.machine, machine)
     }
 
-    pub(crate) fn status(&self, generation: paxos::ids::Generation, stopped: bool) -> ReplicaStatus {
+    pub(crate) fn status(&self, stopped: bool) -> ReplicaStatus {
         ReplicaStatus {
-            group: self.group,
-            generation,
+            group: self.life.0,
+            generation: self.life.1,
             role: if stopped { "stopped" } else { self.replica.role_name() },
             leader: self.replica.leader_hint(),
             promised: self.replica.promised(),

@@ -6,6 +6,8 @@
 mod bootstrap;
 mod care;
 mod hosted;
+mod links;
+mod lives;
 mod orders;
 mod timers;
 mod turn;
@@ -15,40 +17,35 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use paxos::codec;
-use paxos::ids::{Generation, GroupId, Moment, NodeId, Slot};
+use paxos::ids::{GroupId, Moment, NodeId, Slot};
 use paxos::io::Input;
 use paxos::message::{Envelope, Payload};
-use paxos::quorum::Voters;
-use paxos::replica::{Config, FIRST_SLOT, Recovered, Replica};
 use paxos::rsm::state_machine::StateMachine;
-use tokio::sync::{Notify, broadcast, oneshot};
+use tokio::sync::{Notify, broadcast, oneshot, watch};
+use tonic::service::Routes;
 
 use crate::api::{Handle, Inbox, LinkFaults, Shared};
 use crate::clock;
 use crate::fs::RealFs;
 use crate::genesis::Genesis;
+use crate::hosting::Birth;
 use crate::log::Log;
 use crate::log::options::{self as log_options, FrameNo, Hooks, LogOptions};
 use crate::log::record::RecordBuf;
 use crate::node::hosted::Hosted;
+use crate::node::links::Link;
+use crate::node::lives::Settling;
 use crate::node::turn::AfterSync;
 use crate::options::NodeOptions;
-use crate::peers::{Arrivals, Myself, Network, Outbox, inbound, outbound};
-use crate::record::{LogRecord, Replayed, ReplayedGroup};
+use crate::peers::{Arrivals, Myself, Network, inbound};
+use crate::record::{Life, Lives, LogRecord, NODE, Replayed};
 
 pub use bootstrap::StartError;
 
-/// The links to one peer.
-pub(crate) struct Link {
-    peer: NodeId,
-    address: String,
-    control: Arc<Outbox>,
-    bulk: Arc<Outbox>,
-}
-
-/// Makes the state machine of a group from the replicated configuration.
-pub(crate) type Factory<S> = Arc<dyn Fn(GroupId, &[u8]) -> S + Send + Sync>;
+/// Makes the first state of a group.
+pub(crate) type Factory<S> = Arc<dyn Fn(&Birth<'_>) -> S + Send + Sync>;
 
 /// What happened to a slot here, for `kvctl explain`.
 pub(crate) struct SlotEvent {
@@ -69,16 +66,19 @@ pub(crate) struct Node<S: StateMachine> {
     factory: Factory<S>,
     identity: crate::identity::Identity,
     log: Log,
-    generation: Generation,
     genesis: Option<Genesis>,
+    /// Which replicas belong here, as the log says, durably or not yet.
+    lives: Lives,
+    /// The replicas that run, in order of groups. Removed from in [`Node::unhost`] only, between steps.
     hosted: Vec<Hosted<S>>,
-    /// States of the checkpoint, until their replicas exist.
+    /// Orders to host and to drop that wait for the log.
+    settling: VecDeque<Settling>,
     inbox: Arc<Inbox<S>>,
     shared: Arc<Shared>,
     network: Arc<Network>,
     links: Vec<Link>,
     /// Messages of steps since the last commit, by replica.
-    uncommitted: Vec<(usize, Vec<Envelope<Payload>>)>,
+    uncommitted: Vec<(Life, Vec<Envelope<Payload>>)>,
     after_sync: VecDeque<AfterSync>,
     luck: rand::rngs::SmallRng,
     /// Why this node doesn't vote any more.
@@ -89,6 +89,8 @@ pub(crate) struct Node<S: StateMachine> {
     /// The last frame of earlier lives.
     first_frame: FrameNo,
     checkpointing: bool,
+    /// Another one is due when it ends.
+    checkpoint_again: bool,
     log_bytes_at_checkpoint: u64,
     log_bytes: u64,
     events: VecDeque<SlotEvent>,
@@ -100,14 +102,29 @@ pub(crate) struct Node<S: StateMachine> {
 /// [`StartError`] if the directory can't be used, or the peer port can't be bound.
 pub async fn start<S: StateMachine>(
     options: NodeOptions,
-    machine: impl Fn(GroupId, &[u8]) -> S + Send + Sync + 'static,
+    machine: impl Fn(&Birth<'_>) -> S + Send + Sync + 'static,
+) -> Result<Handle<S>, StartError> {
+    start_with(options, machine, Routes::default()).await
+}
+
+/// [`start`], with more services on the port of peers.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_with<S: StateMachine>(
+    options: NodeOptions,
+    machine: impl Fn(&Birth<'_>) -> S + Send + Sync + 'static,
+    services: Routes,
 ) -> Result<Handle<S>, StartError> {
     let started = clock::now();
-    options.limits.validate().map_err(|e| StartError::Options(e.to_string()))?;
+    options.validate().map_err(StartError::Options)?;
     let factory: Factory<S> = Arc::new(machine);
     let identity = crate::identity::Identity::open(&options.data_dir, options.node)?;
-    let inbox =
-        Arc::new(Inbox { calls: Default::default(), orders: Default::default(), wake: Notify::new() });
+    let inbox = Arc::new(Inbox {
+        calls: Default::default(),
+        orders: Mutex::new(Some(VecDeque::new())),
+        wake: Notify::new(),
+    });
     let wake: Arc<dyn Fn() + Send + Sync> = {
         let inbox = inbox.clone();
         Arc::new(move || inbox.wake.notify_one())
@@ -118,6 +135,7 @@ pub async fn start<S: StateMachine>(
     let network = Arc::new(Network {
         myself,
         genesis: Default::default(),
+        later: Default::default(),
         arrivals: Arrivals::new(wake),
         faults: Default::default(),
         heard: Default::default(),
@@ -129,28 +147,26 @@ pub async fn start<S: StateMachine>(
         counters: Default::default(),
         trace: broadcast::channel(16_384).0,
         leaders: Default::default(),
-        faults: parking_lot::Mutex::new(LinkFaults::default()),
+        identity: (options.node, identity.incarnation()),
+        genesis: watch::channel(None).0,
+        faults: Mutex::new(LinkFaults::default()),
     });
     let handle = Handle { inbox: inbox.clone(), shared: shared.clone() };
-    let server = bootstrap::listen(&options, network.clone(), inbox.clone()).await?;
+    let server = bootstrap::listen(&options, network.clone(), inbox.clone(), services).await?;
     let links = options
         .nodes
         .iter()
         .filter(|node| node.id != options.node)
-        .map(|node| Link {
-            peer: node.id,
-            address: node.peer.clone(),
-            control: Arc::default(),
-            bulk: Arc::default(),
-        })
+        .map(|node| Link::new(node.id, node.peer.clone()))
         .collect();
     let mut node = Node {
         factory,
         identity,
         log,
-        generation: Generation(1),
         genesis: None,
+        lives: Lives::default(),
         hosted: Vec::new(),
+        settling: VecDeque::new(),
         inbox,
         shared,
         network,
@@ -164,6 +180,7 @@ pub async fn start<S: StateMachine>(
         started,
         first_frame,
         checkpointing: false,
+        checkpoint_again: false,
         log_bytes_at_checkpoint: 0,
         log_bytes: 0,
         events: VecDeque::new(),
@@ -199,7 +216,7 @@ fn open_log(
     };
     let dir: PathBuf = options.data_dir.join("log");
     let (log, recovery) = Log::open(Arc::new(RealFs), &dir, wanted, hooks, &mut |_, record| {
-        if let Err(error) = replayed.replay(record.group, record.bytes) {
+        if let Err(error) = replayed.replay((record.group, record.generation), record.bytes) {
             malformed.get_or_insert(error);
         }
     })?;
@@ -237,17 +254,31 @@ impl<S: StateMachine> Node<S> {
         Duration::from_micros(due.map_or(idle, |due| due.0.saturating_sub(now.0).min(idle)))
     }
 
-    /// Genesis is known: the replicas come to life.
-    fn found(&mut self, genesis: Genesis, mut replayed: Replayed, restarted: bool) -> Result<(), StartError> {
+    /// Genesis is known: the replicas come to life. A founder's options must be those that it helped to make the cluster with.
+    fn found(&mut self, genesis: Genesis, replayed: Replayed, restarted: bool) -> Result<(), StartError> {
         let me = self.options.node;
-        match genesis.incarnation_of(me) {
-            Some(incarnation) if incarnation == self.identity.incarnation() => {}
-            Some(_) => {
-                self.condition =
-                    Some(format!("{me} votes with another data directory; this one is a stranger"))
-            }
-            None => self.condition = Some(format!("{me} is no voter of this cluster")),
+        let founder = genesis.incarnation_of(me);
+        if founder.is_some_and(|incarnation| incarnation != self.identity.incarnation()) {
+            self.condition = Some(format!("{me} votes with another data directory; this one is a stranger"));
         }
+        if founder.is_some() {
+            self.check_options(&genesis)?;
+        }
+        self.recover_replicas(&genesis, replayed, restarted)?;
+        *self.network.genesis.lock() = Some(genesis.clone());
+        self.shared.genesis.send_replace(Some(Arc::new(genesis.clone())));
+        self.genesis = Some(genesis);
+        for index in 0..self.hosted.len() {
+            self.step(index, Input::Start);
+        }
+        self.commit();
+        for link in &self.links {
+            link.open(&self.network);
+        }
+        Ok(())
+    }
+
+    fn check_options(&self, genesis: &Genesis) -> Result<(), StartError> {
         if genesis.groups != self.options.groups || genesis.config != self.options.genesis {
             let reason = "the configured shards and groups aren't those that the cluster was created with";
             return Err(StartError::Options(reason.to_string()));
@@ -256,49 +287,18 @@ impl<S: StateMachine> Node<S> {
         if let Some((stranger, _)) = genesis.voters.iter().find(|(node, _)| !known.contains_key(node)) {
             return Err(StartError::Options(format!("voter {stranger} has no address in the configuration")));
         }
-        self.generation = genesis.generation;
-        let config = Arc::new(Config {
-            me,
-            voters: Voters::new(genesis.voters.iter().map(|(node, _)| *node)),
-            limits: self.options.limits.clone(),
-        });
-        let mut states = self.load_checkpoint(&genesis)?;
-        for group in &genesis.groups {
-            let ReplayedGroup { durable, trimmed_end } = replayed.groups.remove(group).unwrap_or_default();
-            let fresh = || (FIRST_SLOT, (self.factory)(*group, &genesis.config));
-            let (state_end, machine) = states.remove(group).unwrap_or_else(fresh);
-            let trimmed_end = trimmed_end.max(FIRST_SLOT);
-            let recovered = Recovered { durable, state_end, trimmed_end, restarted };
-            let replica = Replica::recover(config.clone(), recovered);
-            self.hosted.push(Hosted::new(*group, replica, machine, state_end.max(trimmed_end), clock::now()));
-        }
-        *self.network.genesis.lock() = Some(genesis.clone());
-        self.genesis = Some(genesis);
-        for index in 0..self.hosted.len() {
-            self.step(index, Input::Start);
-        }
-        self.commit();
-        for link in &self.links {
-            for outbox in [&link.control, &link.bulk] {
-                let (network, peer, address) = (self.network.clone(), link.peer, link.address.clone());
-                tokio::spawn(outbound::keep_sending(network, peer, address, outbox.clone()));
-            }
-        }
         Ok(())
     }
 
     fn index_of(&self, group: GroupId) -> Option<usize> {
-        self.hosted.iter().position(|hosted| hosted.group == group)
+        self.hosted.iter().position(|hosted| hosted.life.0 == group)
     }
 
-    fn append(
-        &mut self,
-        group: GroupId,
-        generation: Generation,
-        slot: Option<Slot>,
-        record: &LogRecord,
-        lazy: bool,
-    ) {
+    fn index_of_life(&self, life: Life) -> Option<usize> {
+        self.hosted.iter().position(|hosted| hosted.life == life)
+    }
+
+    fn append(&mut self, (group, generation): Life, slot: Option<Slot>, record: &LogRecord, lazy: bool) {
         let mut bytes = 0;
         self.log.append_with(group, generation, slot, lazy, |buffer| {
             let before = buffer.len();
@@ -313,26 +313,29 @@ impl<S: StateMachine> Node<S> {
 /// What every segment of the log begins with.
 fn state_records<S: StateMachine>(
     genesis: Option<&Genesis>,
-    generation: Generation,
+    lives: &Lives,
     hosted: &[Hosted<S>],
 ) -> Vec<RecordBuf> {
-    let record =
-        |group, record: &LogRecord| RecordBuf { group, generation, slot: None, bytes: codec::encode(record) };
-    let first = genesis.map(|genesis| record(GroupId(0), &LogRecord::Genesis(genesis.clone())));
+    let record = |((group, generation), record): (Life, LogRecord)| {
+        let bytes = codec::encode(&record);
+        RecordBuf { group, generation, slot: None, bytes }
+    };
+    let first = genesis.map(|genesis| (NODE, LogRecord::Genesis(genesis.clone())));
     let states = hosted.iter().map(|h| {
         let state = LogRecord::State {
             promised: h.replica.promised(),
             chosen_end: h.written_chosen_end,
             trimmed_end: h.durable_end,
         };
-        record(h.group, &state)
+        (h.life, state)
     });
-    first.into_iter().chain(states).collect()
+    first.into_iter().chain(lives.records()).chain(states).map(record).collect()
 }
 
 pub(crate) fn serve_peers(
     listener: tonic::transport::server::TcpIncoming,
     service: inbound::PeerService,
+    services: Routes,
 ) -> tokio::task::JoinHandle<()> {
     let service = wire::v1::peer_server::PeerServer::new(service)
         .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
@@ -342,7 +345,7 @@ pub(crate) fn serve_peers(
             .initial_stream_window_size(8 << 20)
             .initial_connection_window_size(16 << 20)
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
-            .add_service(service)
+            .add_routes(services.add_service(service))
             .serve_with_incoming(listener)
             .await;
         if let Err(error) = server {

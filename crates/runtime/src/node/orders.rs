@@ -8,8 +8,11 @@ use paxos::rsm::state_machine::StateMachine;
 
 use crate::api::{LogView, NodeStatus, Order, RefusedReason};
 use crate::clock;
+use crate::node::care::drop_elsewhere;
+use crate::node::links::Link;
 use crate::node::{Node, SlotHappening};
 use crate::peers::outbound;
+use crate::record::Life;
 use crate::snapshot;
 
 /// How long a stopping node waits for its successor, in µs.
@@ -18,7 +21,8 @@ const STOP_US: u64 = 1_000_000;
 impl<S: StateMachine> Node<S> {
     pub(crate) fn take_orders(&mut self) {
         loop {
-            let Some(order) = self.inbox.orders.lock().pop_front() else { return };
+            let order = self.inbox.orders.lock().as_mut().and_then(std::collections::VecDeque::pop_front);
+            let Some(order) = order else { return };
             self.take_order(order);
         }
     }
@@ -43,10 +47,13 @@ impl<S: StateMachine> Node<S> {
             Order::Genesis(genesis) => self.on_genesis(genesis),
             Order::Stranger(reason) => self.stop_voting(reason),
             Order::Checkpointed(outcome) => self.on_checkpointed(outcome),
-            Order::Fetched { group, outcome } => self.on_fetched(group, outcome),
-            Order::Snapshot { group, at_least, answer } => {
-                let _gone = answer.send(self.snapshot_of(group, at_least));
+            Order::Fetched { life, outcome } => self.on_fetched(life, outcome),
+            Order::Snapshot { life, at_least, answer } => {
+                let _gone = answer.send(self.snapshot_of(life, at_least));
             }
+            Order::Host(spec, answer) => self.host(spec, answer),
+            Order::Unhost(group, generation, answer) => self.unhost((group, generation), answer),
+            Order::SetPeers(peers) => self.set_peers(peers),
         }
     }
 
@@ -55,10 +62,11 @@ impl<S: StateMachine> Node<S> {
         let waiting = self.genesis.is_none().then(|| "waiting for the first start of all nodes".to_string());
         NodeStatus {
             node: self.options.node,
+            incarnation: self.identity.incarnation(),
             cluster: self.genesis.as_ref().map(|g| g.cluster),
             boot: self.identity.boot(),
             uptime_ms: (clock::now().0 - self.started.0) / 1000,
-            replicas: self.hosted.iter().map(|h| h.status(self.generation, stopped)).collect(),
+            replicas: self.hosted.iter().map(|h| h.status(stopped)).collect(),
             log_disk_bytes: self.log.disk_bytes(),
             condition: self
                 .condition
@@ -71,7 +79,7 @@ impl<S: StateMachine> Node<S> {
 
     fn trouble(&self) -> Option<String> {
         let lost = self.hosted.iter().find(|h| h.replica.state_lost());
-        let lost = lost.map(|h| format!("{} lost its state and waits for a snapshot", h.group));
+        let lost = lost.map(|h| format!("{} lost its state and waits for a snapshot", h.life.0));
         lost.or_else(|| self.log.disk_full().then(|| "the disk is full: writes are refused".to_string()))
     }
 
@@ -114,31 +122,32 @@ impl<S: StateMachine> Node<S> {
         Ok(())
     }
 
-    fn snapshot_of(&self, group: GroupId, at_least: Slot) -> Option<(Slot, S)> {
-        let hosted = &self.hosted[self.index_of(group)?];
+    fn snapshot_of(&self, life: Life, at_least: Slot) -> Option<(Slot, S)> {
+        let hosted = &self.hosted[self.index_of_life(life)?];
         let end = hosted.replica.applied_end();
         (end >= at_least && !hosted.replica.state_lost()).then(|| (end, hosted.machine.clone()))
     }
 
     pub(crate) fn fetch_snapshot(&mut self, index: usize, from: NodeId, at_least: Slot) {
         let Some(genesis) = &self.genesis else { return };
-        let hosted = &mut self.hosted[index];
-        let Some(link) = self.links.iter().find(|link| link.peer == from) else { return };
-        if std::mem::replace(&mut hosted.fetching, true) {
+        let Some(address) = self.link_to(from).map(Link::address) else { return };
+        let life = self.hosted[index].life;
+        let fresh = self.newborn(genesis, life);
+        if std::mem::replace(&mut self.hosted[index].fetching, true) {
             return;
         }
-        let (group, address) = (hosted.group, link.address.clone());
-        tracing::info!(%group, %from, %at_least, "fetching a snapshot");
-        let fresh = (self.factory)(group, &genesis.config);
+        tracing::info!(group = %life.0, %from, %at_least, "fetching a snapshot");
         let (network, inbox) = (self.network.clone(), self.inbox.clone());
         tokio::spawn(async move {
-            let outcome = snapshot::fetch(&network, &address, from, group, at_least, fresh).await;
-            inbox.order(Order::Fetched { group, outcome });
+            let outcome = snapshot::fetch(&network, &address, from, life, at_least, fresh).await;
+            inbox.order(Order::Fetched { life, outcome });
         });
     }
 
-    fn on_fetched(&mut self, group: GroupId, outcome: Result<(Slot, S), String>) {
-        let Some(index) = self.index_of(group) else { return };
+    fn on_fetched(&mut self, life: Life, outcome: Result<(Slot, S), String>) {
+        // Dropping a large state takes long; not here.
+        let Some(index) = self.index_of_life(life) else { return drop_elsewhere(outcome) };
+        let group = life.0;
         let hosted = &mut self.hosted[index];
         hosted.fetching = false;
         let (end, machine) = match outcome {
@@ -150,8 +159,7 @@ impl<S: StateMachine> Node<S> {
             return tracing::info!(%group, %end, %needed, "a snapshot came too late");
         }
         let old = hosted.install(machine, clock::now());
-        // Dropping a large state takes long; not here.
-        crate::node::care::drop_elsewhere(old);
+        drop_elsewhere(old);
         crate::api::Counters::add(&self.shared.counters.snapshots, 1);
         self.step(index, Input::Installed(end));
         self.begin_checkpoint();
@@ -163,7 +171,7 @@ impl<S: StateMachine> Node<S> {
             None => {
                 self.stopping = Some((clock::now().plus(STOP_US), vec![answer]));
                 for index in 0..self.hosted.len() {
-                    if self.hosted[index].replica.leading().is_some() && self.links.len() > 1 {
+                    if self.hosted[index].can_hand_over() {
                         self.step(index, Input::Transfer(None));
                     }
                 }
@@ -174,15 +182,16 @@ impl<S: StateMachine> Node<S> {
     /// Whether all is handed over and on disk, or patience is at its end.
     pub(crate) fn has_stopped(&self) -> bool {
         let Some((until, _)) = &self.stopping else { return false };
-        let leads = self.links.len() > 1 && self.hosted.iter().any(|h| h.replica.leading().is_some());
-        let busy = leads || self.hosted.iter().any(Hosted::has_callers) || !self.after_sync.is_empty();
+        let leads = self.hosted.iter().any(Hosted::can_hand_over);
+        let waits = !self.after_sync.is_empty() || !self.settling.is_empty();
+        let busy = leads || waits || self.hosted.iter().any(Hosted::has_callers);
         !busy || clock::now() >= *until
     }
 
     /// The last words: who still waits is told, streams end, and the log is closed.
     pub(crate) fn end(mut self) {
         for hosted in &mut self.hosted {
-            hosted.refuse_all(RefusedReason::Stopping, None);
+            hosted.dismiss(RefusedReason::Stopping);
         }
         self.network.stopping.send_replace(true);
         for link in &self.links {
@@ -190,8 +199,10 @@ impl<S: StateMachine> Node<S> {
             link.bulk.close();
         }
         let waiting = self.stopping.take().map_or(Vec::new(), |(_, waiting)| waiting);
+        let inbox = self.inbox.clone();
         // The log and the lock of the directory are free once everything is dropped.
         drop(self);
+        drop(inbox.orders.lock().take());
         for answer in waiting {
             let _gone = answer.send(());
         }

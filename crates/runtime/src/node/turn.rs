@@ -18,14 +18,16 @@ use crate::api::{Call, Counters, ReadConsistency, Refused, RefusedReason, Submit
 use crate::clock;
 use crate::log::options::FrameNo;
 use crate::node::Node;
+use crate::node::care::drop_elsewhere;
 use crate::node::hosted::{Caller, PendingRead, Queued};
 use crate::peers::Arrival;
-use crate::record::{LogRecord, slot_of};
+use crate::peers::inbound::vouched_for;
+use crate::record::{Life, LogRecord, slot_of};
 
 /// Messages that wait for a frame.
 pub(crate) struct AfterSync {
     pub(crate) frame: FrameNo,
-    pub(crate) replica: usize,
+    pub(crate) replica: Life,
     pub(crate) envelopes: Vec<Envelope<Payload>>,
 }
 
@@ -53,19 +55,23 @@ impl<S: StateMachine> Node<S> {
         for arrival in self.network.arrivals.take() {
             Counters::add(&self.shared.counters.received, 1);
             match arrival {
-                Arrival::Envelope { group, envelope } => {
-                    let Some(index) = self.index_of(group) else { continue };
+                Arrival::Envelope { life, envelope } => {
+                    let Some(index) = self.index_of_life(life) else { continue };
+                    if let Some(ballot) = vouched_for(&envelope.message) {
+                        self.network.heard_promise(envelope.from, life, ballot);
+                    }
                     if self.has_no_room_for(&envelope.message) {
                         Counters::add(&self.shared.counters.dropped, 1);
                         continue;
                     }
                     self.step(index, Input::Receive(envelope));
                 }
-                Arrival::Digest { from, group, applied_end, hash } => {
-                    self.compare_digest(from, group, applied_end, hash);
+                Arrival::Digest { from, life, applied_end, hash } => {
+                    self.compare_digest(from, life, applied_end, hash);
                 }
-                Arrival::Remembered { from, group, ballot } => {
-                    let Some(index) = self.index_of(group) else { continue };
+                Arrival::Remembered { from, life, ballot } => {
+                    let Some(index) = self.index_of_life(life) else { continue };
+                    let group = life.0;
                     let promised = self.hosted[index].replica.promised();
                     if promised < ballot {
                         self.stop_voting(format!(
@@ -103,19 +109,23 @@ impl<S: StateMachine> Node<S> {
             self.hosted[index].timers.apply(arm, now, &mut self.luck);
         }
         self.send(index, sends);
-        let (group, generation) = (self.hosted[index].group, self.generation);
+        let life = self.hosted[index].life;
+        let group = life.0;
         for write in writes {
-            self.note_write(group, &write);
+            self.note_write(index, &write);
             let (slot, lazy) = (slot_of(&write), write.is_lazy());
-            self.append(group, generation, slot, &LogRecord::Write(write), lazy);
+            self.append(life, slot, &LogRecord::Write(write), lazy);
         }
         if !after_sync.is_empty() {
-            self.uncommitted.push((index, after_sync));
+            self.uncommitted.push((life, after_sync));
         }
         if !chosen.is_empty() {
             self.note_applied(group, &chosen);
             Counters::add(&self.shared.counters.applied, chosen.len() as u64);
             self.hosted[index].apply(&chosen, now);
+            if let Some(discarded) = self.hosted[index].machine.discarded() {
+                drop_elsewhere(discarded);
+            }
             let served = self.hosted[index].serve_unapplied();
             Counters::add(&self.shared.counters.quorum_reads, served);
             self.send_digest(index, chosen.len() as u64);
@@ -155,7 +165,7 @@ impl<S: StateMachine> Node<S> {
         }
         if leading.is_some() && hosted.was_leading != leading {
             Counters::add(&self.shared.counters.elected, 1);
-            tracing::info!(group = %hosted.group, ballot = ?leading, "leading");
+            tracing::info!(group = %hosted.life.0, ballot = ?leading, "leading");
         }
         hosted.was_leading = leading;
         if leading.is_none() && hosted.replica.role_name() != "candidate" {
@@ -168,13 +178,17 @@ impl<S: StateMachine> Node<S> {
         loop {
             let durable = self.log.durable();
             self.shared.counters.syncs.store(durable.0 - self.first_frame.0, Ordering::Relaxed);
-            let Some(front) = self.after_sync.front() else { return };
+            let Some(front) = self.after_sync.front() else { break };
             if front.frame > durable {
-                return;
+                break;
             }
-            let Some(AfterSync { replica, envelopes, .. }) = self.after_sync.pop_front() else { return };
-            self.send(replica, envelopes);
+            let Some(AfterSync { replica, envelopes, .. }) = self.after_sync.pop_front() else { break };
+            // What a replica said that was dropped meanwhile is for nobody any more.
+            if let Some(index) = self.index_of_life(replica) {
+                self.send(index, envelopes);
+            }
         }
+        self.take_settled();
     }
 
     /// To peers through their outboxes, to oneself by a step.
@@ -207,9 +221,9 @@ impl<S: StateMachine> Node<S> {
         message: bytes::Bytes,
         digest: Option<v1::StateDigest>,
     ) {
-        let (group, generation) = (self.hosted[index].group.0, self.generation.0);
-        let envelope = v1::PeerEnvelope { group, generation, message, digest };
-        let Some(link) = self.links.iter().find(|link| link.peer == to) else { return };
+        let (group, generation) = self.hosted[index].life;
+        let envelope = v1::PeerEnvelope { group: group.0, generation: generation.0, message, digest };
+        let Some(link) = self.link_to(to) else { return };
         let outbox = if bulk { &link.bulk } else { &link.control };
         let bytes_max = self.options.bounds.outbox_bytes;
         let delay_ms = if self.faulty { self.fault_towards(to) } else { Some(0) };
@@ -249,8 +263,8 @@ impl<S: StateMachine> Node<S> {
         let Submitted { group, call, number, sink } = submitted;
         let caller = Caller { sink, number };
         let Some(index) = self.index_of(group) else {
-            let reason =
-                if self.hosted.is_empty() { RefusedReason::NotLeader } else { RefusedReason::UnknownGroup };
+            let starting = self.genesis.is_none();
+            let reason = if starting { RefusedReason::NotLeader } else { RefusedReason::UnknownGroup };
             let refused = Refused { reason, leader: None, outcome_unknown: false };
             Counters::add(&self.shared.counters.refused, 1);
             return caller.sink.answer(number, crate::api::CallResult::Refused(refused), 0);
@@ -263,7 +277,7 @@ impl<S: StateMachine> Node<S> {
         match call {
             Call::Read { query, consistency: ReadConsistency::Stale } => {
                 Counters::add(&self.shared.counters.stale_reads, 1);
-                self.hosted[index].serve_stale(&query, &caller);
+                self.hosted[index].serve_stale(query, caller);
             }
             Call::Write { .. } | Call::Read { .. } if !leads => {
                 self.refuse(index, &caller, RefusedReason::NotLeader);
@@ -352,20 +366,21 @@ impl<S: StateMachine> Node<S> {
         }
     }
 
-    /// Hands what the steps wrote to the log, and their messages to the queue behind it.
-    pub(crate) fn commit(&mut self) {
-        let (genesis, generation, hosted) = (self.genesis.as_ref(), self.generation, &self.hosted);
-        let frame = self.log.commit(|| super::state_records(genesis, generation, hosted));
+    /// Hands what was appended to the log, and the messages of steps to the queue behind it. The frame that covers it all.
+    pub(crate) fn commit(&mut self) -> FrameNo {
+        let (genesis, lives, hosted) = (self.genesis.as_ref(), &self.lives, &self.hosted);
+        let frame = self.log.commit(|| super::state_records(genesis, lives, hosted));
         for (replica, envelopes) in std::mem::take(&mut self.uncommitted) {
             self.after_sync.push_back(AfterSync { frame, replica, envelopes });
         }
+        frame
     }
 
     fn publish_leaders(&mut self) {
-        let leaders: Vec<_> = self.hosted.iter().map(|h| (h.group, h.replica.leader_hint())).collect();
+        let leaders = self.hosted.iter().map(|h| (h.life, h.replica.leader_hint()));
         let mut published = self.shared.leaders.lock();
-        if *published != leaders {
-            *published = leaders;
+        if !leaders.clone().eq(published.iter().copied()) {
+            *published = leaders.collect();
         }
     }
 
@@ -382,7 +397,7 @@ impl<S: StateMachine> Node<S> {
     }
 
     fn trace_line(&self, index: usize, line: &str) {
-        let prefix = trace::prefix(self.hosted[index].group, self.options.node);
+        let prefix = trace::prefix(self.hosted[index].life.0, self.options.node);
         // No reader is no error.
         let _readers = self.shared.trace.send(format!("{prefix} {line}").into());
     }

@@ -1,4 +1,4 @@
-//! The serving side of a link: admits voters by name, decodes their envelopes, and hands them to the node.
+//! The serving side of a link: admits nodes by name, decodes their envelopes, and hands them to the node.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -58,7 +58,8 @@ impl Peer for PeerService {
         let request = request.into_inner();
         let hello = request.hello.ok_or_else(|| Status::invalid_argument("no hello"))?;
         self.network.admit(&hello).map_err(Status::failed_precondition)?;
-        let chunks = self.snapshots.stream(GroupId(request.group), request.at_least).await?;
+        let life = (GroupId(request.group), Generation(request.generation));
+        let chunks = self.snapshots.stream(life, request.at_least).await?;
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(chunks))))
     }
 
@@ -95,10 +96,7 @@ async fn read_frames(network: &Network, peer: NodeId, mut frames: Streaming<v1::
 }
 
 fn take(network: &Network, peer: NodeId, frame: v1::PeerFrame) -> Result<(), String> {
-    let (to, generation) = {
-        let genesis = network.genesis.lock();
-        (network.myself.node, genesis.as_ref().map_or(Generation(0), |g| g.generation))
-    };
+    let to = network.myself.node;
     let (deaf, loss) = {
         let faults = network.faults.lock();
         (faults.deaf_to.contains(&peer), faults.loss_percent)
@@ -110,29 +108,26 @@ fn take(network: &Network, peer: NodeId, frame: v1::PeerFrame) -> Result<(), Str
     let mut bytes = 0;
     for envelope in frame.envelopes {
         let lost = loss > 0 && rand::random_range(0..100) < loss;
-        if lost || Generation(envelope.generation) != generation {
+        if lost {
             continue;
         }
-        let group = GroupId(envelope.group);
+        let life = (GroupId(envelope.group), Generation(envelope.generation));
         bytes += envelope.message.len();
         if let Some(digest) = envelope.digest {
             let hash = <[u8; 16]>::try_from(digest.hash.as_ref()).map_err(|_| "digest of wrong length")?;
             let (applied_end, hash) = (digest.applied_end, u128::from_be_bytes(hash));
-            arrivals.push(Arrival::Digest { from: peer, group, applied_end, hash });
+            arrivals.push(Arrival::Digest { from: peer, life, applied_end, hash });
             continue;
         }
         let message: Message<Payload> = codec::decode(&envelope.message).map_err(|e| e.to_string())?;
-        if let Some(ballot) = vouched_for(&message) {
-            network.heard_promise(peer, group, ballot);
-        }
-        arrivals.push(Arrival::Envelope { group, envelope: Envelope { from: peer, to, message } });
+        arrivals.push(Arrival::Envelope { life, envelope: Envelope { from: peer, to, message } });
     }
     network.arrivals.extend(arrivals, bytes);
     Ok(())
 }
 
 /// The promise that a message proves to be on its sender's disk.
-fn vouched_for(message: &Message<Payload>) -> Option<Ballot> {
+pub(crate) fn vouched_for(message: &Message<Payload>) -> Option<Ballot> {
     match message {
         Message::Promise { ballot, .. }
         | Message::Accepted { ballot, .. }

@@ -4,15 +4,17 @@
 pub(crate) mod inbound;
 pub(crate) mod outbound;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use parking_lot::Mutex;
-use paxos::ids::{GroupId, Incarnation, NodeId};
+use paxos::ids::{Ballot, GroupId, Incarnation, NodeId};
 use paxos::message::{Envelope, Payload};
 use tokio::sync::Notify;
 use wire::v1;
+
+use crate::record::Life;
 
 /// What arrived from peers and waits for the node's next turn.
 pub(crate) struct Arrivals {
@@ -21,23 +23,23 @@ pub(crate) struct Arrivals {
     wake: Arc<dyn Fn() + Send + Sync>,
 }
 
-/// One thing that a peer said.
+/// One thing that a peer said, of one life of a group: the node's turn drops it if another one, or none, is here.
 pub(crate) enum Arrival {
     Envelope {
-        group: GroupId,
+        life: Life,
         envelope: Envelope<Payload>,
     },
     Digest {
         from: NodeId,
-        group: GroupId,
+        life: Life,
         applied_end: u64,
         hash: u128,
     },
     /// The highest promise that a peer ever heard from this node.
     Remembered {
         from: NodeId,
-        group: GroupId,
-        ballot: paxos::ids::Ballot,
+        life: Life,
+        ballot: Ballot,
     },
 }
 
@@ -154,9 +156,11 @@ pub(crate) struct Myself {
 pub(crate) struct Network {
     pub(crate) myself: Myself,
     pub(crate) genesis: Mutex<Option<crate::genesis::Genesis>>,
+    /// Nodes that Genesis doesn't name and that this one was told of. An id never changes its data directory.
+    pub(crate) later: Mutex<BTreeMap<NodeId, Incarnation>>,
     pub(crate) arrivals: Arrivals,
     pub(crate) faults: Mutex<crate::api::LinkFaults>,
-    /// What each peer said of itself on the wire, per peer: highest boot, highest promise per group.
+    /// What each peer said of itself on the wire, per peer: highest boot, highest promise per replica here.
     pub(crate) heard: Mutex<Vec<Heard>>,
     /// Why this node must not vote, if a peer remembers more of it than it does itself.
     pub(crate) forgot: Mutex<Option<String>>,
@@ -170,7 +174,7 @@ pub(crate) struct Network {
 pub(crate) struct Heard {
     pub(crate) node: NodeId,
     pub(crate) boot: u64,
-    pub(crate) promised: Vec<(GroupId, paxos::ids::Ballot)>,
+    pub(crate) promised: BTreeMap<Life, Ballot>,
 }
 
 impl Network {
@@ -188,8 +192,9 @@ impl Network {
             genesis: bytes::Bytes::new(),
             heard_boot: heard.map_or(0, |h| h.boot),
             heard: heard.map_or(Vec::new(), |h| {
-                let word = |(group, ballot): &(GroupId, paxos::ids::Ballot)| v1::HeardPromise {
+                let word = |((group, generation), ballot): (&Life, &Ballot)| v1::HeardPromise {
                     group: group.0,
+                    generation: generation.0,
                     round: ballot.round,
                     node: ballot.node.0,
                 };
@@ -198,7 +203,13 @@ impl Network {
         }
     }
 
-    /// Whether `hello` comes from a voter of this cluster, by the name its data directory bears.
+    /// The incarnation of a node that Genesis names or that this one was told of.
+    pub(crate) fn incarnation_of(&self, node: NodeId) -> Option<Incarnation> {
+        let founder = self.genesis.lock().as_ref().and_then(|genesis| genesis.incarnation_of(node));
+        founder.or_else(|| self.later.lock().get(&node).copied())
+    }
+
+    /// Whether `hello` comes from a node of this cluster, by the name its data directory bears.
     pub(crate) fn admit(&self, hello: &v1::PeerHello) -> Result<NodeId, String> {
         let node = NodeId(hello.node);
         if hello.protocol != wire::PEER_PROTOCOL {
@@ -208,13 +219,13 @@ impl Network {
                 wire::PEER_PROTOCOL
             ));
         }
-        let genesis = self.genesis.lock();
-        let Some(genesis) = genesis.as_ref() else { return Err("no Genesis yet".to_string()) };
-        if hello.cluster.as_ref() != genesis.cluster.to_be_bytes() {
+        let cluster = self.genesis.lock().as_ref().map(|genesis| genesis.cluster);
+        let Some(cluster) = cluster else { return Err("no Genesis yet".to_string()) };
+        if hello.cluster.as_ref() != cluster.to_be_bytes() {
             return Err(format!("{node} belongs to another cluster"));
         }
-        match genesis.incarnation_of(node) {
-            None => return Err(format!("{node} is no voter")),
+        match self.incarnation_of(node) {
+            None => return Err(format!("{node} isn't known here")),
             Some(known) if known.0 != hello.incarnation => {
                 return Err(format!(
                     "{node} has another data directory than the one that votes under this id"
@@ -228,18 +239,23 @@ impl Network {
                 return Err(format!("{node} says boot {}, but boot {} was here", hello.boot, known.boot));
             }
             Some(known) => known.boot = hello.boot,
-            None => heard.push(Heard { node, boot: hello.boot, promised: Vec::new() }),
+            None => heard.push(Heard { node, boot: hello.boot, promised: BTreeMap::new() }),
         }
         Ok(node)
     }
 
-    /// Remembers that `node` vouched for `ballot` in `group`.
-    pub(crate) fn heard_promise(&self, node: NodeId, group: GroupId, ballot: paxos::ids::Ballot) {
+    /// Remembers that `node` vouched for `ballot` in a replica that is here.
+    pub(crate) fn heard_promise(&self, node: NodeId, life: Life, ballot: Ballot) {
         let mut heard = self.heard.lock();
         let Some(known) = heard.iter_mut().find(|h| h.node == node) else { return };
-        match known.promised.iter_mut().find(|(g, _)| *g == group) {
-            Some((_, highest)) => *highest = (*highest).max(ballot),
-            None => known.promised.push((group, ballot)),
+        let highest = known.promised.entry(life).or_insert(ballot);
+        *highest = ballot.max(*highest);
+    }
+
+    /// There is no replica of `group` here any more.
+    pub(crate) fn forget_promises(&self, group: GroupId) {
+        for heard in self.heard.lock().iter_mut() {
+            heard.promised.retain(|life, _| life.0 != group);
         }
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use paxos::ids::{Ballot, GroupId, NodeId};
+use paxos::ids::{Ballot, Generation, GroupId, NodeId};
+use tokio::sync::watch;
 use tokio_stream::Stream;
 use tonic::transport::{Channel, Endpoint};
 use wire::v1;
@@ -54,13 +55,24 @@ pub(crate) async fn connect(address: &str) -> Result<PeerClient<Channel>, String
         .max_encoding_message_size(wire::MESSAGE_BYTES_MAX))
 }
 
-/// Keeps one stream to `peer` alive until the outbox is closed.
-pub(crate) async fn keep_sending(network: Arc<Network>, peer: NodeId, address: String, outbox: Arc<Outbox>) {
+/// Keeps one stream to `peer` alive until the outbox is closed; a new one when its address changes.
+pub(crate) async fn keep_sending(
+    network: Arc<Network>,
+    peer: NodeId,
+    mut address: watch::Receiver<String>,
+    outbox: Arc<Outbox>,
+) {
     let mut pause = RETRY_FIRST;
     while !outbox.is_closed() {
         let began = tokio::time::Instant::now();
-        if let Err(reason) = send_once(&network, peer, &address, &outbox).await {
-            tracing::debug!(%peer, %reason, "link ended");
+        let present = address.borrow_and_update().clone();
+        tokio::select! {
+            ended = send_once(&network, peer, &present, &outbox) => {
+                if let Err(reason) = ended {
+                    tracing::debug!(%peer, %reason, "link ended");
+                }
+            }
+            Ok(()) = address.changed() => tracing::info!(%peer, "the peer has another address"),
         }
         outbox.set_connected(false);
         if began.elapsed() > Duration::from_secs(1) {
@@ -85,6 +97,9 @@ async fn send_once(
         if hello.node != peer.0 {
             return Err(format!("{address} is n{}, not {peer}", hello.node));
         }
+        if network.incarnation_of(peer).is_some_and(|known| known.0 != hello.incarnation) {
+            return Err(format!("{peer} has another data directory than the one known under this id"));
+        }
         check_memory(network, &hello);
     }
     Ok(())
@@ -101,7 +116,11 @@ fn check_memory(network: &Network, hello: &v1::PeerHello) {
     }
     let promises = hello.heard.iter().map(|h| {
         let ballot = Ballot { round: h.round, node: NodeId(h.node) };
-        crate::peers::Arrival::Remembered { from: peer, group: GroupId(h.group), ballot }
+        crate::peers::Arrival::Remembered {
+            from: peer,
+            life: (GroupId(h.group), Generation(h.generation)),
+            ballot,
+        }
     });
     network.arrivals.extend(promises.collect(), 0);
 }

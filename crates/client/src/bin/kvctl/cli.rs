@@ -10,6 +10,11 @@ use crate::import::ImportArgs;
 use crate::inspect::{ExplainArgs, LogCommand, TraceArgs};
 use crate::keys::{CasArgs, DelArgs, GetArgs, IncrArgs, LocateArgs, WriteArgs};
 use crate::member::MemberCommand;
+use crate::reshard::config::ConfigCommand;
+use crate::reshard::group::GroupCommand;
+use crate::reshard::migration::MigrationCommand;
+use crate::reshard::rebalance::RebalanceCommand;
+use crate::reshard::shard::ShardCommand;
 use crate::scan::ScanArgs;
 use crate::settings::Flags;
 use crate::status::StatusArgs;
@@ -103,6 +108,21 @@ pub(crate) enum Command {
     /// Looks after the members of a group
     #[command(subcommand)]
     Member(MemberCommand),
+    /// Makes, ends and lists groups
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// Moves and lists shards
+    #[command(subcommand)]
+    Shard(ShardCommand),
+    /// Shows the numbered ShardMaps: which group is to serve which shard
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Shows the shards that are on their way
+    #[command(subcommand)]
+    Migration(MigrationCommand),
+    /// Says whether and how shards are moved to keep groups balanced
+    #[command(subcommand)]
+    Rebalance(RebalanceCommand),
     /// Measures operations a second and their latencies
     #[command(after_help = "Examples:\n  kvctl bench --workload put --clients 256 --seconds 20\n  \
         kvctl -o json bench --workload mixed --read-ratio 0.9")]

@@ -7,6 +7,7 @@ use crate::cli::{Cli, Command};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format};
+use crate::reshard::{config, group, migration, rebalance, shard};
 use crate::{bench, export, fault, import, inspect, keys, member, scan, status};
 
 /// Runs a command until it's done or Ctrl-C comes.
@@ -47,6 +48,11 @@ async fn run(command: &Command, context: &Context) -> Result<(), Failure> {
         Command::Explain(args) => inspect::explain(args, context).await,
         Command::Trace(args) => inspect::trace(args, context).await,
         Command::Member(command) => member::run(command, context).await,
+        Command::Group(command) => group::run(command, context).await,
+        Command::Shard(command) => shard::run(command, context).await,
+        Command::Config(command) => config::run(command, context).await,
+        Command::Migration(command) => migration::run(command, context).await,
+        Command::Rebalance(command) => rebalance::run(command, context).await,
         Command::Bench(args) => bench::run(args, context).await,
         Command::Fault(command) => fault::run(command, context).await,
         Command::Completion { shell } => completion(*shell),

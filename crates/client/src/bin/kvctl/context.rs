@@ -5,7 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use client::{Client, ClientOptions, Consistency};
+use client::{Access, Client, ClientOptions, Consistency};
 
 use crate::cluster::{Home, Leash};
 use crate::failure::Failure;
@@ -14,7 +14,7 @@ use crate::settings::{Endpoints, ReadConsistency, Settings};
 
 /// A connection that outlives a command, with what it was made for.
 #[derive(Default)]
-pub(crate) struct Connected(Option<(Vec<String>, Duration, Client)>);
+pub(crate) struct Connected(Option<(Vec<String>, Duration, Access, Client)>);
 
 /// What a command works with.
 pub(crate) struct Context {
@@ -56,14 +56,16 @@ impl Context {
     /// The client of this cluster, connected at the first use.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
         let endpoints = self.endpoints()?;
-        if let Connected(Some((to, timeout, client))) = &*self.connected.borrow()
+        if let Connected(Some((to, timeout, access, client))) = &*self.connected.borrow()
             && *to == endpoints
             && *timeout == self.settings.timeout
+            && *access == self.settings.access
         {
             return Ok(client.clone());
         }
         let client = Client::connect(self.client_options()?).await?;
-        *self.connected.borrow_mut() = Connected(Some((endpoints, self.settings.timeout, client.clone())));
+        let Settings { timeout, access, .. } = &self.settings;
+        *self.connected.borrow_mut() = Connected(Some((endpoints, *timeout, access.clone(), client.clone())));
         Ok(client)
     }
 
@@ -72,6 +74,7 @@ impl Context {
         Ok(ClientOptions {
             endpoints: self.endpoints()?,
             timeout: self.settings.timeout,
+            access: self.settings.access.clone(),
             ..ClientOptions::default()
         })
     }

@@ -72,6 +72,13 @@ impl Failure {
         Failure::new(Exit::Failed, "IO", format!("{what}: {error}"))
     }
 
+    /// Nodes don't let this client in, or it doesn't trust them.
+    pub(crate) fn not_authenticated(message: &str) -> Failure {
+        let message = message.to_owned();
+        let (kind, outcome) = (ErrorKind::NotAuthenticated, Outcome::NotExecuted);
+        Failure::from(client::Error { kind, outcome, message })
+    }
+
     /// Ends a command without a word: it was told to stop, or nobody listens any more.
     pub(crate) fn silent(exit: Exit) -> Failure {
         Failure::new(exit, "", "")
@@ -94,6 +101,13 @@ impl Failure {
     #[must_use]
     pub(crate) fn unknown(mut self) -> Failure {
         self.outcome = Some("unknown");
+        self
+    }
+
+    /// It took effect, but something after it failed.
+    #[must_use]
+    pub(crate) fn executed(mut self) -> Failure {
+        self.outcome = Some("executed");
         self
     }
 
@@ -171,7 +185,10 @@ fn exit_of(kind: ErrorKind, outcome: Outcome) -> Exit {
         (ErrorKind::Mismatch { .. } | ErrorKind::NotANumber, _) => Exit::Precondition,
         (ErrorKind::TooLarge, _) => Exit::Limit,
         (_, Outcome::Unknown) => Exit::Unknown,
+        (ErrorKind::Precondition, _) => Exit::Precondition,
+        (ErrorKind::NotAllowed, _) => Exit::NotAllowed,
         (ErrorKind::Invalid, _) => Exit::Usage,
+        (ErrorKind::NotAuthenticated, _) => Exit::NotAllowed,
         (
             ErrorKind::Unavailable
             | ErrorKind::Timeout
@@ -192,6 +209,9 @@ fn hint_of(kind: ErrorKind, outcome: Outcome) -> Option<&'static str> {
         (ErrorKind::Unavailable, _) => {
             Some("is the cluster running, and are the --endpoints right? `kvctl demo` starts one")
         }
+        (ErrorKind::NotAuthenticated, _) => Some(
+            "which --token-file, --cacert, --cert and --key does the cluster take? see docs/operations.md",
+        ),
         (ErrorKind::Timeout | ErrorKind::NoLeader, _) => Some("`kvctl status` shows which replicas are up"),
         (ErrorKind::Busy, _) => Some("try again later, or with a longer --timeout"),
         (ErrorKind::DiskFull, _) => Some("the leader's disk is full: `kvctl status` shows which node"),
@@ -211,7 +231,8 @@ impl From<tonic::Status> for Failure {
             Code::InvalidArgument | Code::OutOfRange => (Exit::Usage, "INVALID"),
             Code::NotFound => (Exit::NotFound, "NOT_FOUND"),
             Code::FailedPrecondition | Code::AlreadyExists => (Exit::Precondition, "PRECONDITION"),
-            Code::PermissionDenied | Code::Unauthenticated => (Exit::NotAllowed, "NOT_ALLOWED"),
+            Code::Unauthenticated => return Failure::not_authenticated(status.message()),
+            Code::PermissionDenied => (Exit::NotAllowed, "NOT_ALLOWED"),
             Code::ResourceExhausted => (Exit::Limit, "LIMIT"),
             Code::Unimplemented => (Exit::Failed, "UNIMPLEMENTED"),
             _ => (Exit::Failed, "FAILED"),
@@ -247,6 +268,8 @@ mod tests {
         assert_eq!(code(ErrorKind::Timeout, Outcome::NotExecuted), 5);
         assert_eq!(code(ErrorKind::Timeout, Outcome::Unknown), 6);
         assert_eq!(code(ErrorKind::Busy, Outcome::Unknown), 6);
+        assert_eq!(code(ErrorKind::NotAuthenticated, Outcome::NotExecuted), 7);
+        assert_eq!(code(ErrorKind::NotAuthenticated, Outcome::Unknown), 6);
         assert_eq!(code(ErrorKind::Protocol, Outcome::NotExecuted), 1);
         assert_eq!(Failure::from(tonic::Status::unavailable("x")).exit() as u8, 5);
         assert_eq!(Failure::from(tonic::Status::permission_denied("x")).exit() as u8, 7);

@@ -9,7 +9,7 @@ use wire::v1::{ExplainRequest, ExplainResponse, LogRequest, LogResponse, SlotVie
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::nodes::{self, Node, call, leader_of};
+use crate::nodes::{self, Node, Reach, call, leader_of};
 use crate::output::{self, human_bytes, message};
 
 /// Slots shown when none are asked for.
@@ -81,12 +81,12 @@ fn slots(text: &str) -> Result<Range<u64>, String> {
 
 pub(crate) async fn log(command: &LogCommand, context: &Context) -> Result<(), Failure> {
     let LogCommand::Show(args) = command;
-    let within = nodes::node_within(context);
+    let reach = nodes::reach(context);
     let node = replica_to_ask(args, context).await?;
     let ask = |range: Range<u64>| {
         let limit = u32::try_from(range.end - range.start).unwrap_or(u32::MAX);
         let request = LogRequest { group: args.group, from: range.start, to: range.end, limit };
-        call(node.address.clone(), within, move |mut admin| async move { admin.log(request).await })
+        call(node.address.clone(), reach.clone(), move |mut admin| async move { admin.log(request).await })
     };
     let range = match &args.slot {
         Some(range) => range.clone(),
@@ -107,7 +107,7 @@ pub(crate) async fn log(command: &LogCommand, context: &Context) -> Result<(), F
 
 async fn replica_to_ask(args: &LogArgs, context: &Context) -> Result<Node, Failure> {
     let all = nodes::discover(context).await?;
-    let answers = nodes::statuses(&all, nodes::node_within(context)).await;
+    let answers = nodes::statuses(&all, &nodes::reach(context)).await;
     let wanted = args.node.or_else(|| leader_of(args.group, &answers));
     let has_group = |replica: &wire::v1::ReplicaStatus| replica.group == args.group;
     let mut up = all.iter().zip(&answers).filter_map(|(node, answer)| Some((node, answer.as_ref().ok()?)));
@@ -169,10 +169,10 @@ fn show_log(group: u32, node: &Node, log: &LogResponse, context: &Context) -> Re
 pub(crate) async fn explain(args: &ExplainArgs, context: &Context) -> Result<(), Failure> {
     let all = nodes::discover(context).await?;
     let request = ExplainRequest { group: args.group, slot: args.slot };
-    let ask = move |mut admin: wire::v1::admin_client::AdminClient<tonic::transport::Channel>| async move {
+    let ask = move |mut admin: wire::v1::admin_client::AdminClient<client::Authorized>| async move {
         admin.explain(request).await
     };
-    let answers = nodes::on_all(&all, nodes::node_within(context), ask).await;
+    let answers = nodes::on_all(&all, &nodes::reach(context), ask).await;
     if answers.iter().all(Result::is_err) {
         let failure = answers.into_iter().find_map(Result::err);
         return Err(failure.unwrap_or_else(|| nodes::nobody(&all, None)));
@@ -243,7 +243,7 @@ pub(crate) async fn trace(args: &TraceArgs, context: &Context) -> Result<(), Fai
     let group = args.group.unwrap_or(0);
     let (send, mut lines) = mpsc::channel(1024);
     for node in all {
-        tokio::spawn(follow(node, group, nodes::node_within(context), send.clone()));
+        tokio::spawn(follow(node, group, nodes::reach(context), send.clone()));
     }
     // Each follower holds a sender as long as somebody reads: the loop ends with Ctrl-C, or a closed stdout.
     drop(send);
@@ -258,11 +258,11 @@ pub(crate) async fn trace(args: &TraceArgs, context: &Context) -> Result<(), Fai
 }
 
 /// Hands over the trace of a node, whenever it is there.
-async fn follow(node: Node, group: u32, within: Duration, lines: mpsc::Sender<(String, String)>) {
+async fn follow(node: Node, group: u32, reach: Reach, lines: mpsc::Sender<(String, String)>) {
     let name = node.name();
     let mut was_there = true;
     while !lines.is_closed() {
-        if let Some(mut stream) = open_trace(&node.address, group, within).await {
+        if let Some(mut stream) = open_trace(&node.address, group, &reach).await {
             was_there = true;
             while let Ok(Some(line)) = stream.message().await {
                 if line.lost_before > 0 {
@@ -284,13 +284,13 @@ async fn follow(node: Node, group: u32, within: Duration, lines: mpsc::Sender<(S
 async fn open_trace(
     address: &str,
     group: u32,
-    within: Duration,
+    reach: &Reach,
 ) -> Option<tonic::Streaming<wire::v1::TraceLine>> {
     let opened = async {
-        let mut admin = client::admin(address, within).await.ok()?;
+        let mut admin = client::admin(address, reach.within, &reach.access).await.ok()?;
         Some(admin.trace(TraceRequest { group }).await.ok()?.into_inner())
     };
-    tokio::time::timeout(within, opened).await.ok().flatten()
+    tokio::time::timeout(reach.within, opened).await.ok().flatten()
 }
 
 #[cfg(test)]

@@ -153,7 +153,7 @@ pub(crate) async fn incr(args: &IncrArgs, context: &Context) -> Result<(), Failu
 
 pub(crate) async fn locate(args: &LocateArgs, context: &Context) -> Result<(), Failure> {
     let routing = context.client().await?.routing().await;
-    let mut table = output::table(["key", "shard", "group", "leader", "address", "config"]);
+    let mut table = output::table(["key", "shard", "group", "leader", "address", "epoch", "config"]);
     let mut told: Vec<Json> = Vec::new();
     for Key(key) in &args.keys {
         let Some(place) = routing.locate(key) else {
@@ -161,13 +161,18 @@ pub(crate) async fn locate(args: &LocateArgs, context: &Context) -> Result<(), F
             return Err(Failure::new(Exit::Unavailable, "NO_GROUP", message));
         };
         let leader = place.leader.as_ref();
+        // Of a node that doesn't tell the number of the ShardMap, the number of its table is all there is.
+        let config = if place.config.0 == 0 { place.version } else { place.config.0 };
         told.push(json!({
             "key": json_bytes(key),
             "shard": place.shard.0,
             "group": place.group.0,
             "leader": leader.map(|member| member.node.0),
             "address": leader.map(|member| &member.address),
-            "config": place.version,
+            "config": config,
+            "generation": place.generation.0,
+            "epoch": place.epoch.0,
+            "version": place.version,
         }));
         table.add_row([
             quoted(key),
@@ -175,7 +180,8 @@ pub(crate) async fn locate(args: &LocateArgs, context: &Context) -> Result<(), F
             place.group.to_string(),
             leader.map_or_else(|| "unknown".to_owned(), |member| member.node.to_string()),
             leader.map_or_else(String::new, |member| member.address.clone()),
-            place.version.to_string(),
+            place.epoch.0.to_string(),
+            config.to_string(),
         ]);
     }
     if context.is_json() { output::object(json!({ "keys": told })) } else { output::line(table.to_string()) }

@@ -32,9 +32,9 @@ pub(crate) enum MemberCommand {
 pub(crate) async fn run(command: &MemberCommand, context: &Context) -> Result<(), Failure> {
     let MemberCommand::TransferLeader { group, to } = *command;
     let end = Instant::now() + context.settings.timeout;
-    let within = nodes::node_within(context);
+    let reach = nodes::reach(context);
     let all = nodes::discover(context).await?;
-    let answers = statuses(&all, within).await;
+    let answers = statuses(&all, &reach).await;
     if answers.iter().all(Result::is_err) {
         return Err(nodes::nobody(&all, answers.iter().find_map(|answer| answer.as_ref().err())));
     }
@@ -50,12 +50,13 @@ pub(crate) async fn run(command: &MemberCommand, context: &Context) -> Result<()
     let leader = answers.iter().position(|answer| answer.as_ref().is_ok_and(|status| status.node == from));
     let address = leader.map(|at| all[at].address.clone()).unwrap_or_default();
     let request = TransferLeaderRequest { group, to: to.unwrap_or(0) };
-    let answer = call(address, within, |mut node| async move { node.transfer_leader(request).await }).await?;
+    let answer =
+        call(address, reach.clone(), |mut node| async move { node.transfer_leader(request).await }).await?;
     if !answer.started {
         return Err(Failure::new(Exit::Failed, "NOT_STARTED", answer.message));
     }
     while Instant::now() < end {
-        match leader_of(group, &statuses(&all, within).await) {
+        match leader_of(group, &statuses(&all, &reach).await) {
             Some(leader) if leader != from => return done(context, group, from, leader),
             _ => tokio::time::sleep(POLL).await,
         }

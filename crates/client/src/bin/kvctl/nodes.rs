@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use client::{Access, Authorized};
 use tokio::task::JoinSet;
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 use wire::v1::admin_client::AdminClient;
-use wire::v1::{Routing, RoutingRequest, StatusRequest, StatusResponse};
+use wire::v1::{
+    MigrationsRequest, MigrationsResponse, Routing, RoutingRequest, StatusRequest, StatusResponse,
+};
 
 use crate::cluster::Home;
 use crate::context::Context;
@@ -32,35 +34,57 @@ impl Node {
     }
 }
 
-/// How long one node may take to answer.
-pub(crate) fn node_within(context: &Context) -> Duration {
-    context.settings.timeout.min(NODE_WITHIN)
+/// How a node is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Reach {
+    /// How long it may take to answer.
+    pub(crate) within: Duration,
+    /// What it is shown.
+    pub(crate) access: Access,
+}
+
+impl Reach {
+    /// As a demo is: plainly, showing nothing.
+    pub(crate) fn plain(within: Duration) -> Reach {
+        Reach { within, access: Access::default() }
+    }
+}
+
+/// How one node is asked.
+pub(crate) fn reach(context: &Context) -> Reach {
+    Reach { within: context.settings.timeout.min(NODE_WITHIN), access: context.settings.access.clone() }
 }
 
 /// All nodes, by id. Of a demo: those in its directory. Else those in the routing table of the first endpoint that
-/// answers; if none does, the endpoints themselves.
+/// answers; if none does, the endpoints themselves, unless one doesn't let this client in.
 pub(crate) async fn discover(context: &Context) -> Result<Vec<Node>, Failure> {
     if let Endpoints::Demo(directory) = &context.settings.endpoints {
         let nodes = Home::open(directory)?.read()?.nodes;
         return Ok(nodes.into_iter().map(|n| Node { id: Some(n.id), address: n.client }).collect());
     }
     let endpoints = context.endpoints()?;
-    let within = node_within(context);
+    let reach = reach(context);
     let mut asked = JoinSet::new();
     for endpoint in endpoints.clone() {
-        asked.spawn(call(
-            endpoint,
-            within,
-            |mut node| async move { node.get_routing(RoutingRequest {}).await },
-        ));
+        let ask =
+            |mut node: AdminClient<Authorized>| async move { node.get_routing(RoutingRequest {}).await };
+        asked.spawn(call(endpoint, reach.clone(), ask));
     }
+    let mut refused = None;
     while let Some(answer) = asked.join_next().await {
-        if let Ok(Ok(routing)) = answer {
-            let members = members(&routing);
-            if !members.is_empty() {
-                return Ok(members);
+        match answer {
+            Ok(Ok(routing)) => {
+                let members = members(&routing);
+                if !members.is_empty() {
+                    return Ok(members);
+                }
             }
+            Ok(Err(failure)) if failure.exit() == Exit::NotAllowed => refused = Some(failure),
+            Ok(Err(_)) | Err(_) => {}
         }
+    }
+    if let Some(failure) = refused {
+        return Err(failure);
     }
     Ok(endpoints.into_iter().map(|address| Node { id: None, address }).collect())
 }
@@ -72,18 +96,14 @@ fn members(routing: &Routing) -> Vec<Node> {
 }
 
 /// The same call to all these nodes at once; the answers in their order, each in time or a failure.
-pub(crate) async fn on_all<T, F, Answering>(
-    nodes: &[Node],
-    within: Duration,
-    ask: F,
-) -> Vec<Result<T, Failure>>
+pub(crate) async fn on_all<T, F, Answering>(nodes: &[Node], reach: &Reach, ask: F) -> Vec<Result<T, Failure>>
 where
     T: Send + 'static,
-    F: Fn(AdminClient<Channel>) -> Answering + Clone + Send + 'static,
+    F: Fn(AdminClient<Authorized>) -> Answering + Clone + Send + 'static,
     Answering: Future<Output = Result<Response<T>, Status>> + Send + 'static,
 {
-    let asked: Vec<_> =
-        nodes.iter().map(|node| tokio::spawn(call(node.address.clone(), within, ask.clone()))).collect();
+    let start = |node: &Node| tokio::spawn(call(node.address.clone(), reach.clone(), ask.clone()));
+    let asked: Vec<_> = nodes.iter().map(start).collect();
     let mut answers = Vec::with_capacity(asked.len());
     for answer in asked {
         answers
@@ -93,14 +113,19 @@ where
 }
 
 /// One admin call to one node, connection included, in time or a failure.
-pub(crate) async fn call<T, F, Answering>(address: String, within: Duration, ask: F) -> Result<T, Failure>
+pub(crate) async fn call<T, F, Answering>(address: String, reach: Reach, ask: F) -> Result<T, Failure>
 where
-    F: FnOnce(AdminClient<Channel>) -> Answering,
+    F: FnOnce(AdminClient<Authorized>) -> Answering,
     Answering: Future<Output = Result<Response<T>, Status>>,
 {
+    let Reach { within, access } = reach;
     let answered = tokio::time::timeout(within, async {
-        let node = client::admin(&address, within).await?;
-        Ok(ask(node).await.map_err(Failure::from)?.into_inner())
+        let node = client::admin(&address, within, &access).await?;
+        let failed = |status| match access.refusal(&address, &status) {
+            Some(refusal) => Failure::from(refusal),
+            None => Failure::from(status),
+        };
+        Ok(ask(node).await.map_err(failed)?.into_inner())
     });
     answered.await.unwrap_or_else(|_| {
         Err(Failure::new(Exit::Unavailable, "TIMEOUT", format!("no answer in {} ms", within.as_millis())))
@@ -108,12 +133,33 @@ where
 }
 
 /// The status of all these nodes.
-pub(crate) async fn statuses(nodes: &[Node], within: Duration) -> Vec<Result<StatusResponse, Failure>> {
-    on_all(nodes, within, |mut node| async move { node.status(StatusRequest {}).await }).await
+pub(crate) async fn statuses(nodes: &[Node], reach: &Reach) -> Vec<Result<StatusResponse, Failure>> {
+    on_all(nodes, reach, |mut node| async move { node.status(StatusRequest {}).await }).await
+}
+
+/// What the shardmaster says of shards on their way, through whichever node answers first; `None` if none does in time.
+pub(crate) async fn migrations(nodes: &[Node], reach: &Reach) -> Option<MigrationsResponse> {
+    let mut asked = JoinSet::new();
+    for address in nodes.iter().map(|node| node.address.clone()) {
+        let Reach { within, access } = reach.clone();
+        asked.spawn(tokio::time::timeout(within, async move {
+            let mut node = client::shardmaster(&address, within, &access).await.ok()?;
+            Some(node.migrations(MigrationsRequest {}).await.ok()?.into_inner())
+        }));
+    }
+    while let Some(answer) = asked.join_next().await {
+        if let Ok(Ok(Some(migrations))) = answer {
+            return Some(migrations);
+        }
+    }
+    None
 }
 
 /// The failure when not one node answered: the first reason stands for all.
 pub(crate) fn nobody(nodes: &[Node], reason: Option<&Failure>) -> Failure {
+    if let Some(refused) = reason.filter(|failure| failure.exit() == Exit::NotAllowed) {
+        return Failure::not_authenticated(refused.message());
+    }
     let addresses = nodes.iter().map(|node| node.address.as_str()).collect::<Vec<_>>().join(", ");
     let why = reason.map(|failure| format!(": {}", failure.message())).unwrap_or_default();
     Failure::new(Exit::Unavailable, "UNAVAILABLE", format!("no node answers ({addresses}){why}"))
@@ -171,7 +217,8 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_is_down_is_a_failure_in_time() {
         let node = Node { id: None, address: "127.0.0.1:1".to_owned() };
-        let answers = statuses(std::slice::from_ref(&node), Duration::from_millis(500)).await;
+        let reach = Reach::plain(Duration::from_millis(500));
+        let answers = statuses(std::slice::from_ref(&node), &reach).await;
         let failure = answers[0].as_ref().unwrap_err();
         assert_eq!(failure.exit(), Exit::Unavailable);
         assert!(nobody(&[node], Some(failure)).report().contains("127.0.0.1:1"));

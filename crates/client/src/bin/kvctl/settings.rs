@@ -5,8 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use client::Access;
 use serde::Deserialize;
 
+use crate::credentials::AccessFiles;
 use crate::failure::Failure;
 use crate::output::Format;
 
@@ -33,6 +35,22 @@ pub(crate) struct Flags {
     /// Of reads: linearizable (default), lease or stale [env: KVCTL_CONSISTENCY]
     #[arg(long, global = true, value_enum, value_name = "KIND", hide_possible_values = true)]
     pub(crate) consistency: Option<ReadConsistency>,
+
+    /// TLS: the authority that signed the nodes' certificates (PEM) [env: KVCTL_CACERT]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) cacert: Option<PathBuf>,
+
+    /// TLS: this client's certificate (PEM), where nodes ask for one [env: KVCTL_CERT]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) cert: Option<PathBuf>,
+
+    /// TLS: the private key of --cert (PEM) [env: KVCTL_KEY]
+    #[arg(id = "private_key", long = "key", global = true, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+
+    /// A file whose first line is the token to show [env: KVCTL_TOKEN_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 impl Flags {
@@ -45,6 +63,10 @@ impl Flags {
         self.output = self.output.or(outer.output);
         self.timeout = self.timeout.or(outer.timeout);
         self.consistency = self.consistency.or(outer.consistency);
+        self.cacert = self.cacert.or_else(|| outer.cacert.clone());
+        self.cert = self.cert.or_else(|| outer.cert.clone());
+        self.key = self.key.or_else(|| outer.key.clone());
+        self.token_file = self.token_file.or_else(|| outer.token_file.clone());
         self
     }
 }
@@ -78,6 +100,8 @@ pub(crate) struct Settings {
     pub(crate) output: Format,
     pub(crate) timeout: Duration,
     pub(crate) consistency: ReadConsistency,
+    /// What nodes are shown, and whom it trusts.
+    pub(crate) access: Access,
     /// The directory of the demo cluster that is spoken to, if it is one.
     pub(crate) demo: Option<PathBuf>,
 }
@@ -90,6 +114,10 @@ pub(crate) struct File {
     output: Option<Format>,
     timeout: Option<String>,
     consistency: Option<ReadConsistency>,
+    cacert: Option<PathBuf>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    token_file: Option<PathBuf>,
 }
 
 impl Settings {
@@ -120,6 +148,19 @@ impl Settings {
                     .unwrap_or_else(|| DEFAULT_ENDPOINTS.map(str::to_owned).to_vec()),
             )
         };
+        let access = match &endpoints {
+            // A demo speaks plainly, whatever other clusters want.
+            Endpoints::Demo(_) => AccessFiles::of_flags(flags),
+            Endpoints::Listed(_) => {
+                let of_file = AccessFiles {
+                    cacert: file.cacert,
+                    cert: file.cert,
+                    key: file.key,
+                    token_file: file.token_file,
+                };
+                AccessFiles::of_flags(flags).or(AccessFiles::of_environment(env)).or(of_file)
+            }
+        };
         let timeout = match (flags.timeout, env("KVCTL_TIMEOUT"), file.timeout) {
             (Some(timeout), ..) => timeout,
             (None, Some(text), _) => duration(&text).map_err(|e| Failure::usage(e).at("KVCTL_TIMEOUT"))?,
@@ -136,6 +177,7 @@ impl Settings {
                 "KVCTL_CONSISTENCY",
                 file.consistency,
             )?,
+            access: access.read()?,
             demo,
         })
     }

@@ -6,12 +6,16 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
-use wire::v1::{ReplicaStatus, StatusResponse};
+use wire::v1::{MigrationsResponse, ReplicaStatus, Routing, RoutingRequest, StatusResponse};
 
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::nodes::{self, Node, leader_of};
 use crate::output::{self, human_bytes, human_duration};
+use crate::reshard::migration::migration_json;
+
+/// The id of the shardmaster's group.
+const SHARDMASTER: u32 = shardmaster::ids::SHARDMASTER.0;
 
 const REDRAW_EVERY: Duration = Duration::from_secs(1);
 /// Clears the terminal and goes to its first line.
@@ -46,13 +50,47 @@ struct Picture {
     nodes: Vec<Node>,
     /// In the order of the nodes.
     answers: Vec<Result<StatusResponse, Failure>>,
+    /// The newest table that any of them has.
+    routing: Option<Routing>,
+    /// `None` if the shardmaster can't say just now.
+    migrations: Option<MigrationsResponse>,
 }
 
 impl Picture {
     async fn take(context: &Context) -> Result<Picture, Failure> {
         let nodes = nodes::discover(context).await?;
-        let answers = nodes::statuses(&nodes, nodes::node_within(context)).await;
-        Ok(Picture { nodes, answers })
+        let reach = nodes::reach(context);
+        let tables =
+            nodes::on_all(
+                &nodes,
+                &reach,
+                |mut node| async move { node.get_routing(RoutingRequest {}).await },
+            );
+        let (answers, tables, migrations) =
+            tokio::join!(nodes::statuses(&nodes, &reach), tables, nodes::migrations(&nodes, &reach));
+        let routing = tables.into_iter().flatten().max_by_key(|table| table.version);
+        Ok(Picture { nodes, answers, routing, migrations })
+    }
+
+    /// What is wrong with groups: those that have no leader, and how many of their replicas can be reached.
+    fn problems(&self) -> Vec<String> {
+        let groups = self.groups();
+        let mut members: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        for group in self.routing.iter().flat_map(|table| &table.groups) {
+            members.entry(group.id).or_default().extend(group.members.iter().map(|member| member.node));
+        }
+        for (group, replicas) in &groups {
+            let voters = replicas.values().flat_map(|replica| replica.voters.iter().copied());
+            members.entry(*group).or_default().extend(replicas.keys().copied().chain(voters));
+        }
+        let leaderless = members.iter().filter(|(group, _)| leader_of(**group, &self.answers).is_none());
+        leaderless
+            .map(|(group, members)| {
+                let reached = groups.get(group).map_or(0, BTreeMap::len);
+                let name = name(*group);
+                format!("{name} has no leader ({reached} of {} replicas reachable)", members.len())
+            })
+            .collect()
     }
 
     fn nobody(&self) -> Option<Failure> {
@@ -90,6 +128,17 @@ impl Picture {
 
     fn text(&self) -> String {
         let mut text = format!("{}\n\n{}\n", self.node_table(), self.group_table());
+        if let Some(moving) = self.migrations.as_ref().filter(|moving| !moving.migrations.is_empty()) {
+            let paused = if moving.paused { ", rebalancing is paused" } else { "" };
+            let _ = writeln!(
+                text,
+                "\n{} shards are on their way{paused} (`kvctl migration list`)",
+                moving.migrations.len()
+            );
+        }
+        for problem in self.problems() {
+            let _ = writeln!(text, "\n{problem}");
+        }
         for (node, answer) in self.nodes.iter().zip(&self.answers) {
             let _ = match answer {
                 Err(failure) => writeln!(text, "\n{} is down: {}", node.name(), failure.message()),
@@ -142,7 +191,7 @@ impl Picture {
             .flat_map(|replicas| replicas.keys().copied())
             .chain(self.nodes.iter().filter_map(|n| n.id))
             .collect();
-        let mut header: Vec<String> = ["group", "leader", "ballot"].map(str::to_owned).to_vec();
+        let mut header: Vec<String> = ["group", "life", "leader", "ballot"].map(str::to_owned).to_vec();
         header.extend(columns.iter().map(|node| format!("n{node} chosen/applied")));
         header.extend(["shards", "keys"].map(str::to_owned));
         let mut table = output::table(header);
@@ -151,7 +200,8 @@ impl Picture {
             let of = |pick: fn(&ReplicaStatus) -> String| spokesman.map_or_else(String::new, pick);
             let leader = leader_of(*group, &self.answers);
             let mut row = vec![
-                group.to_string(),
+                if *group == SHARDMASTER { "shardmaster".to_owned() } else { group.to_string() },
+                of(|replica| replica.generation.to_string()),
                 leader.map_or_else(|| "none".to_owned(), |node| format!("n{node}")),
                 of(|replica| format!("b{}.{}", replica.promised_round, replica.promised_node)),
             ];
@@ -173,6 +223,7 @@ impl Picture {
             let spokesman = self.spokesman(*group, replicas);
             json!({
                 "id": group,
+                "name": name(*group),
                 "generation": spokesman.map(|replica| replica.generation),
                 "leader": leader_of(*group, &self.answers),
                 "ballot": spokesman.map(ballot_json),
@@ -182,8 +233,21 @@ impl Picture {
                 "replicas": replicas.iter().map(|(node, replica)| replica_json(*node, replica)).collect::<Vec<_>>(),
             })
         });
-        json!({ "cluster": cluster, "nodes": nodes.collect::<Vec<_>>(), "groups": groups.collect::<Vec<_>>() })
+        let migrations = self.migrations.as_ref();
+        json!({
+            "cluster": cluster,
+            "nodes": nodes.collect::<Vec<_>>(),
+            "groups": groups.collect::<Vec<_>>(),
+            "config": migrations.map(|moving| moving.config),
+            "migrations": migrations.map(|moving| moving.migrations.iter().map(migration_json).collect::<Vec<_>>()),
+            "problems": self.problems(),
+        })
     }
+}
+
+/// What a group is called in messages.
+fn name(group: u32) -> String {
+    if group == SHARDMASTER { "shardmaster".to_owned() } else { format!("group {group}") }
 }
 
 fn node_json(node: &Node, answer: &Result<StatusResponse, Failure>) -> Json {
@@ -265,6 +329,8 @@ mod tests {
         Picture {
             nodes: vec![node(1), node(2), node(3)],
             answers: vec![up(1, "follower", 7), up(2, "leader", 8), down],
+            routing: None,
+            migrations: None,
         }
     }
 
@@ -284,6 +350,23 @@ mod tests {
         let group = &json["groups"][0];
         assert_eq!((group["leader"].as_u64(), group["keys"].as_u64()), (Some(2), Some(80)));
         assert_eq!(group["replicas"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_group_without_a_leader_is_named_with_who_is_left_of_it() {
+        let mut picture = picture();
+        assert!(picture.problems().is_empty());
+        let member = |node| wire::v1::Member { node, ..wire::v1::Member::default() };
+        let group =
+            |id| wire::v1::Group { id, members: (1..=3).map(member).collect(), ..wire::v1::Group::default() };
+        picture.routing = Some(Routing { groups: vec![group(0), group(1)], ..Routing::default() });
+        picture.answers[1] = Err(Failure::new(Exit::Unavailable, "TIMEOUT", "no answer in 900 ms"));
+        let expected = [
+            "shardmaster has no leader (0 of 3 replicas reachable)",
+            "group 1 has no leader (1 of 3 replicas reachable)",
+        ];
+        assert_eq!(picture.problems(), expected);
+        assert!(picture.text().contains(expected[1]));
     }
 
     #[test]

@@ -13,9 +13,11 @@ use tonic::{Request, Response, Status, Streaming};
 use wire::v1;
 use wire::v1::admin_server::AdminServer;
 use wire::v1::client_server::{Client as Service, ClientServer};
+use wire::v1::shardmaster_server::ShardmasterServer;
 
 use super::World;
 use super::admin::Tables;
+use super::shardmaster::Service as Shardmaster;
 
 pub(crate) struct Node {
     pub(crate) runtime: Option<Runtime>,
@@ -33,12 +35,14 @@ impl Node {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
             let admin = AdminServer::new(Tables { node: id, world: service.world.clone() });
+            let shardmaster = ShardmasterServer::new(Shardmaster { world: service.world.clone() });
             let service = ClientServer::new(service)
                 .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
             tonic::transport::Server::builder()
                 .add_service(service)
                 .add_service(admin)
+                .add_service(shardmaster)
                 .serve_with_incoming(incoming)
                 .await
         });

@@ -21,6 +21,8 @@ pub enum Kind {
     Flag,
     /// A directory.
     Path,
+    /// A file; empty for none.
+    File,
     /// `host:port`.
     Address,
 }
@@ -32,7 +34,7 @@ pub enum Value {
     Number(u64),
     /// Of `Flag`.
     Flag(bool),
-    /// Of `Path` and `Address`.
+    /// Of `Path`, `File` and `Address`.
     Text(String),
 }
 
@@ -130,7 +132,8 @@ pub const KEYS: &[Key<Config>] = &[
     key!("node", Count, 1, ANY_NODE, node, "This node; one of `[[nodes]]`. Never reused: a wiped node comes back under a new id."),
     key!("data_dir", Path, 0, 0, data_dir, "The node's own directory; created if missing."),
     key!("shards", Count, 1, SHARDS_MAX as u64, shards, "Shards of the cluster. Fixed at its first start, the same on every node."),
-    key!("groups", Count, 1, GROUPS_MAX as u64, groups, "Groups of the cluster, at most one per shard. Fixed at its first start, the same on every node."),
+    key!("groups", Count, 1, GROUPS_MAX as u64, groups, "Groups that the cluster begins with, at most one per shard. The same on every node."),
+    key!("joins", Flag, 0, 0, joins, "This node joins a cluster that is there: `[[nodes]]` names the nodes that it began with, and this one. It learns the rest."),
     key!("listen.client", Address, 0, 0, listen.client, "Where to listen for clients (gRPC). If left out: this node's `client` of `[[nodes]]`."),
     key!("listen.peer", Address, 0, 0, listen.peer, "Where to listen for other nodes. If left out: this node's `peer`."),
     key!("listen.http", Address, 0, 0, listen.http, "Where to listen for HTTP (metrics, health, state). If left out: this node's `http`."),
@@ -153,6 +156,7 @@ pub const KEYS: &[Key<Config>] = &[
     key!("limits.connections", Count, 1, 65_536, serving.connections, "Open connections on the client port, and as many on the HTTP port."),
     key!("limits.stream_calls", Count, 1, 1 << 20, serving.stream_calls, "Calls in flight per client stream and group; above it: BUSY."),
     key!("limits.answers", Size, MIB, 16 * GIB, serving.answer_bytes, "Answers waiting for one client stream; above it the stream is closed."),
+    key!("limits.copy_rate", Size, 64 * KIB, 64 * GIB, serving.copy_bytes_per_s, "What shards that move to the groups led here may copy, a second: a copied pair costs about as much as a put."),
     key!("timing.heartbeat", Time, MS, 60 * S, limits.heartbeat_us, "Time between heartbeats of a leader."),
     key!("timing.check_quorum", Time, MS, 60 * S, limits.check_quorum_us, "A leader that hears no quorum for this long steps down. Longer than `heartbeat`."),
     key!("timing.lease", Time, MS, 60 * S, limits.lease_us, "How long a follower sticks to its leader, and how long its lease lasts. At least `check_quorum`; the same on every node."),
@@ -164,6 +168,10 @@ pub const KEYS: &[Key<Config>] = &[
     key!("timing.transfer", Time, MS, 60 * S, limits.transfer_us, "How long a transfer of leadership may take."),
     key!("timing.drift_ppm", Count, 0, 499_999, limits.drift_ppm, "Bound on the drift between two nodes' clocks, in parts per million. The same on every node."),
     key!("timing.leases", Flag, 0, 0, limits.leases, "Whether leaders answer reads under a lease."),
+    key!("tls.cert", File, 0, 0, tls.cert, "Certificate of the client port (PEM, with its chain). With it clients must use TLS."),
+    key!("tls.key", File, 0, 0, tls.key, "Private key of `tls.cert` (PEM)."),
+    key!("tls.client_ca", File, 0, 0, tls.client_ca, "Authority (PEM) that must have signed the certificate of every client. Needs `tls.cert`."),
+    key!("auth.token_file", File, 0, 0, auth.token_file, "Tokens, one a line, of which clients must show one. Lines with `#` are comments; a token has at least 16 bytes."),
     key!("faults.enabled", Flag, 0, 0, faults, "Whether faults of links can be injected. Only for demonstrations and tests."),
 ];
 
@@ -198,6 +206,8 @@ impl<T> Key<T> {
             (Kind::Path, toml::Value::String(text)) if text.is_empty() => Err("is empty".to_string()),
             (Kind::Path, toml::Value::String(text)) => Ok(Value::Text(text.clone())),
             (Kind::Path, _) => Err(expected("a directory in quotes")),
+            (Kind::File, toml::Value::String(text)) => Ok(Value::Text(text.clone())),
+            (Kind::File, _) => Err(expected("a path in quotes")),
             (Kind::Address, toml::Value::String(text)) => address(text),
             (Kind::Address, _) => Err(expected("an address in quotes, like \"127.0.0.1:7000\"")),
         }
@@ -211,7 +221,7 @@ impl<T> Key<T> {
         let raw = match self.kind {
             Kind::Count => word.parse().ok().map(toml::Value::Integer),
             Kind::Flag => word.parse().ok().map(toml::Value::Boolean),
-            Kind::Size | Kind::Time | Kind::Path | Kind::Address => None,
+            Kind::Size | Kind::Time | Kind::Path | Kind::File | Kind::Address => None,
         };
         self.parse(&raw.unwrap_or_else(|| toml::Value::String(word.to_string())))
     }
@@ -230,7 +240,7 @@ impl<T> Key<T> {
                 let show = |number| self.show(&Value::Number(number));
                 format!("{} to {}", show(self.min), show(self.max))
             }
-            Kind::Flag | Kind::Path | Kind::Address => String::new(),
+            Kind::Flag | Kind::Path | Kind::File | Kind::Address => String::new(),
         }
     }
 
@@ -249,7 +259,7 @@ impl<T> Key<T> {
     pub fn show_toml(&self, value: &Value) -> String {
         match self.kind {
             Kind::Count | Kind::Flag => self.show(value),
-            Kind::Size | Kind::Time | Kind::Path | Kind::Address => {
+            Kind::Size | Kind::Time | Kind::Path | Kind::File | Kind::Address => {
                 toml::Value::String(self.show(value)).to_string()
             }
         }

@@ -13,7 +13,9 @@ use std::path::PathBuf;
 use paxos::ids::NodeId;
 use paxos::limits::Limits;
 use runtime::options::{Bounds, NodeAddress, NodeOptions};
+use shardmaster::ids::SHARDMASTER;
 
+use super::security::Security;
 use crate::routing;
 use keys::{KEYS, Key, NODE_KEYS};
 use layers::{Layers, Origin};
@@ -51,6 +53,8 @@ pub struct Config {
     pub shards: u16,
     /// Groups of the cluster.
     pub groups: u16,
+    /// Whether this node joins a cluster that is there.
+    pub joins: bool,
     /// Where to listen.
     pub listen: Listen,
     /// All nodes of the cluster.
@@ -61,6 +65,10 @@ pub struct Config {
     pub limits: Limits,
     /// Bounds of its ports.
     pub serving: Serving,
+    /// How the client port is encrypted.
+    pub tls: TlsFiles,
+    /// Who may use the client port and the HTTP port.
+    pub auth: Auth,
     /// Whether faults of links can be injected.
     pub faults: bool,
 }
@@ -89,6 +97,24 @@ pub struct NodeEntry {
     pub http: String,
 }
 
+/// Files of the client port's encryption, as PEM; empty paths for none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The node's certificate, with those between it and its authority.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The authority that clients' certificates must be signed by.
+    pub client_ca: PathBuf,
+}
+
+/// Who may use the client port and the HTTP port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Auth {
+    /// The file of tokens; empty for none.
+    pub token_file: PathBuf,
+}
+
 /// Bounds of a node's ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Serving {
@@ -98,11 +124,13 @@ pub struct Serving {
     pub stream_calls: u32,
     /// Answers waiting for one stream, in bytes.
     pub answer_bytes: usize,
+    /// What moves to the groups led here may copy, in bytes a second.
+    pub copy_bytes_per_s: u64,
 }
 
 impl Default for Serving {
     fn default() -> Serving {
-        Serving { connections: 1024, stream_calls: 4096, answer_bytes: 64 << 20 }
+        Serving { connections: 1024, stream_calls: 4096, answer_bytes: 64 << 20, copy_bytes_per_s: 3 << 20 }
     }
 }
 
@@ -113,11 +141,14 @@ impl Default for Config {
             data_dir: PathBuf::new(),
             shards: 256,
             groups: 2,
+            joins: false,
             listen: Listen::default(),
             nodes: Vec::new(),
             bounds: Bounds::default(),
             limits: Limits::default(),
             serving: Serving::default(),
+            tls: TlsFiles::default(),
+            auth: Auth::default(),
             faults: false,
         }
     }
@@ -131,7 +162,9 @@ impl Config {
     pub fn from_layers(layers: Layers, origin: &Origin) -> Result<Config, ConfigError> {
         let mut config = layers.apply()?;
         config.fill_listen();
-        config.validate().map_err(|(key, reason)| ConfigError::new(origin.clone(), &key, reason))?;
+        let wrong = |(key, reason): (String, String)| ConfigError::new(origin.clone(), &key, reason);
+        config.validate().map_err(wrong)?;
+        Security::load(&config).map_err(wrong)?;
         Ok(config)
     }
 
@@ -206,12 +239,15 @@ impl Config {
     pub fn node_options(&self, genesis: Vec<u8>) -> NodeOptions {
         let nodes =
             self.nodes.iter().map(|entry| NodeAddress { id: NodeId(entry.id), peer: entry.peer.clone() });
+        let founders = self.nodes.iter().map(|entry| NodeId(entry.id));
+        let founders = founders.filter(|node| !self.joins || node.0 != self.node).collect();
         NodeOptions {
             node: NodeId(self.node),
             data_dir: self.data_dir.clone(),
             listen_peer: self.listen.peer.clone(),
             nodes: nodes.collect(),
-            groups: routing::groups(self.groups).collect(),
+            founders,
+            groups: std::iter::once(SHARDMASTER).chain(routing::groups(self.groups)).collect(),
             genesis,
             limits: self.limits.clone(),
             bounds: self.bounds.clone(),

@@ -14,7 +14,7 @@ use wire::v1::{Faults, FaultsRequest};
 use crate::cluster::{DemoFile, DemoNode, Home};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::nodes::call;
+use crate::nodes::{Reach, call};
 use crate::output::{self, message};
 use crate::process::State;
 use links::LinkFault;
@@ -173,7 +173,7 @@ impl Demo<'_> {
                 State::Running => {
                     let mut faults = self.faults(node).await?;
                     fault.apply(node.id, &all, &mut faults);
-                    call(node.client.clone(), CALL_WITHIN, |mut admin| async move {
+                    call(node.client.clone(), Reach::plain(CALL_WITHIN), |mut admin| async move {
                         admin.set_faults(faults).await
                     })
                     .await
@@ -189,11 +189,9 @@ impl Demo<'_> {
     }
 
     async fn faults(&self, node: &DemoNode) -> Result<Faults, Failure> {
-        call(
-            node.client.clone(),
-            CALL_WITHIN,
-            |mut admin| async move { admin.get_faults(FaultsRequest {}).await },
-        )
+        call(node.client.clone(), Reach::plain(CALL_WITHIN), |mut admin| async move {
+            admin.get_faults(FaultsRequest {}).await
+        })
         .await
         .map_err(|failure| failure.at(format!("node {}", node.id)))
     }

@@ -1,0 +1,139 @@
+//! What other groups ask of the groups here, on the port of peers: requests between groups, and pulls of moving shards.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use paxos::ids::{Generation, GroupId, NodeId};
+use runtime::api::{Call, CallResult, ReadConsistency};
+use shardmaster::ids::SHARDMASTER;
+use tonic::{Request, Response, Status};
+use wire::v1;
+use wire::v1::group_answer::Result as Answered;
+use wire::v1::group_call::Kind;
+use wire::v1::groups_server::Groups;
+
+use super::ask::{ask_here, is_cut, read_here};
+use super::context::{Context, Phase, ShardCalls};
+use super::refusal::{Rejected, refusal_of};
+use crate::handoff::CopyStatus;
+use crate::machine;
+use crate::query::{Answer, Query};
+
+/// The service. It is on the port before the node is there.
+#[derive(Clone, Default)]
+pub(crate) struct BetweenGroups {
+    context: Arc<OnceLock<Arc<Context>>>,
+}
+
+impl BetweenGroups {
+    fn context(&self) -> Result<&Arc<Context>, Status> {
+        self.context.get().ok_or_else(|| Status::unavailable("the node is starting"))
+    }
+
+    /// From here on calls are answered.
+    pub(crate) fn begin(&self, context: Arc<Context>) {
+        // Called once, by whoever made it.
+        let _first = self.context.set(context);
+    }
+}
+
+#[tonic::async_trait]
+impl Groups for BetweenGroups {
+    async fn submit(&self, request: Request<v1::GroupCall>) -> Result<Response<v1::GroupAnswer>, Status> {
+        let (context, call) = (self.context()?, request.into_inner());
+        if is_cut(context, NodeId(call.from)) {
+            return Err(Status::unavailable("the link is cut"));
+        }
+        Ok(Response::new(answer(context, call).await))
+    }
+
+    async fn load(&self, _: Request<v1::LoadRequest>) -> Result<Response<v1::LoadResponse>, Status> {
+        let load = load(self.context()?).await;
+        Ok(Response::new(load.ok_or_else(|| Status::unavailable("the node is stopping"))?))
+    }
+}
+
+/// Answers a call of a group, if the leader of the one that is asked is here.
+pub(crate) async fn answer(context: &Context, call: v1::GroupCall) -> v1::GroupAnswer {
+    let result = match taken(context, call) {
+        Ok((group, call)) => answer_of(context, group, call).await,
+        Err(rejected) => Answered::Refusal(refusal_of(&rejected)),
+    };
+    v1::GroupAnswer { result: Some(result) }
+}
+
+fn taken(context: &Context, call: v1::GroupCall) -> Result<(GroupId, Call<machine::Machine>), Rejected> {
+    if context.phase() > Phase::Serving {
+        return Err(Rejected::Stopping);
+    }
+    let group = GroupId(call.group);
+    if context.node.generation(group) != Some(Generation(call.generation)) {
+        return Err(Rejected::UnknownGroup);
+    }
+    let call = match call.kind {
+        Some(Kind::Write(request)) => {
+            let id = machine::id_of_request(group, &request).ok_or(Rejected::Invalid("not a request"))?;
+            Call::Write { id, request, sent_at: 0 }
+        }
+        Some(Kind::Read(query)) => {
+            let query = machine::Query::decode(group, &query).ok_or(Rejected::Invalid("not a query"))?;
+            Call::Read { query, consistency: ReadConsistency::Lease }
+        }
+        None => return Err(Rejected::Invalid("neither a write nor a read")),
+    };
+    Ok((group, call))
+}
+
+async fn answer_of(context: &Context, group: GroupId, call: Call<machine::Machine>) -> Answered {
+    match ask_here(context, group, call).await {
+        Some(CallResult::Reply(reply)) => Answered::Reply(Bytes::from(reply.encode())),
+        Some(CallResult::Found(answer)) => Answered::Found(Bytes::from(answer.encode())),
+        Some(CallResult::Refused(refused)) => Answered::Refusal(context.directory.refused(refused)),
+        None => Answered::Refusal(refusal_of(&Rejected::Stopping)),
+    }
+}
+
+/// What this node knows of its load, and of the copies in the groups that it leads; `None` if it stops meanwhile.
+pub(crate) async fn load(context: &Context) -> Option<v1::LoadResponse> {
+    let status = context.status().await?;
+    let mut copies = Vec::new();
+    for replica in &status.replicas {
+        if replica.group == SHARDMASTER || replica.role != "leader" {
+            continue;
+        }
+        let found = read_here(context, replica.group, machine::Query::Store(Query::Copies)).await?;
+        let machine::Answer::Store(Answer::Copies(found)) = found else { continue };
+        copies.extend(found.iter().map(|copy| load_of(context, replica.group, copy)));
+    }
+    let groups = status.replicas.iter().map(|replica| v1::GroupHealth {
+        group: replica.group.0,
+        leader: replica.leader.map_or(0, |leader| leader.0),
+        applied_end: replica.applied_end.0,
+    });
+    Some(v1::LoadResponse {
+        copies,
+        groups: groups.collect(),
+        p99_us: context.latencies.p99_us(),
+        uptime_ms: status.uptime_ms,
+    })
+}
+
+fn load_of(context: &Context, group: GroupId, copy: &CopyStatus) -> v1::CopyLoad {
+    let calls = context.loads.of(copy.shard);
+    let counted = |counter: fn(&ShardCalls) -> &AtomicU64| {
+        calls.map_or(0, |calls| counter(calls).load(Ordering::Relaxed))
+    };
+    v1::CopyLoad {
+        shard: u32::from(copy.shard.0),
+        group: group.0,
+        epoch: copy.epoch.0,
+        phase: copy.phase.word().to_string(),
+        keys: copy.keys,
+        sessions: copy.sessions,
+        bytes: copy.bytes,
+        left: copy.left,
+        writes: counted(|calls| &calls.writes),
+        reads: counted(|calls| &calls.reads),
+    }
+}
