@@ -128,12 +128,20 @@ pub(crate) fn memory_bytes() -> u64 {
     resident.unwrap_or(0) * 4096
 }
 
+/// Of a copy that serves.
+fn shard_load(copy: &v1::CopyLoad) -> Option<v1::ShardLoad> {
+    let serves = copy.phase == "serving" || copy.phase == "moving";
+    let v1::CopyLoad { shard, group, keys, bytes, writes, reads, .. } = *copy;
+    serves.then_some(v1::ShardLoad { shard, group, keys, bytes, writes, reads })
+}
+
 #[tonic::async_trait]
 impl Admin for Administration {
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         let status = self.context.status_or_unavailable().await?;
+        let load = super::groups::load(&self.context).await;
         Ok(Response::new(v1::StatusResponse {
-            shard_loads: Vec::new(),
+            shard_loads: load.map_or(Vec::new(), |load| load.copies.iter().filter_map(shard_load).collect()),
             node: status.node.0,
             cluster: cluster_bytes(status.cluster),
             boot: status.boot,

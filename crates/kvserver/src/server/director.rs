@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use paxos::ids::Incarnation;
 use runtime::api::Handle;
 use runtime::hosting::{HostSpec, Peer};
 use shardmaster::command::Command;
@@ -149,7 +150,8 @@ fn entry_of(node: &NodeInfo) -> NodeEntry {
 }
 
 fn peers(table: &Table) -> Vec<Peer> {
-    let known = table.nodes.iter().filter(|(_, entry)| !entry.peer.is_empty());
+    let registered = |entry: &NodeEntry| entry.incarnation != Incarnation(0) && !entry.peer.is_empty();
+    let known = table.nodes.iter().filter(|(_, entry)| registered(entry));
     known
         .map(|(node, entry)| Peer {
             node: *node,

@@ -166,12 +166,16 @@ impl Directory {
         self.table.read().clone()
     }
 
-    /// Takes a table of the shardmaster unless it is older than what is known.
-    pub(crate) fn replace(&self, table: Table) {
+    /// Takes a table of the shardmaster unless it is older than what is known. Nodes that haven't registered yet keep the
+    /// addresses of the configuration.
+    pub(crate) fn replace(&self, mut table: Table) {
         let version = table.version;
         let mut held = self.table.write();
         if version <= held.version {
             return;
+        }
+        for (node, entry) in &held.nodes {
+            table.nodes.entry(*node).or_insert_with(|| entry.clone());
         }
         self.shards.store(table.shards(), Ordering::Relaxed);
         *held = Arc::new(table);
@@ -200,6 +204,17 @@ mod tests {
 
     fn table(version: u64, shards: u16) -> Table {
         Table { version, ..Table::configured(shards, 1, []) }
+    }
+
+    #[test]
+    fn a_node_that_has_not_registered_keeps_its_configured_address() {
+        let entry = |client: &str| NodeEntry { client: client.to_string(), ..NodeEntry::default() };
+        let configured = [(NodeId(1), entry("a:1")), (NodeId(2), entry("b:2"))];
+        let directory = Directory::with(NodeId(1), Table::configured(4, 1, configured));
+        let registered = Table::configured(4, 1, [(NodeId(1), entry("c:3"))]);
+        directory.replace(Table { version: 1, ..registered });
+        let table = directory.table();
+        assert_eq!((table.client_address(NodeId(1)), table.client_address(NodeId(2))), ("c:3", "b:2"));
     }
 
     #[test]

@@ -85,6 +85,24 @@ impl Government {
         Ok(Response::new(v1::ChangeResponse { config: config.0, already, changes }))
     }
 
+    /// Groups as they are now, not as they were when the map was made.
+    async fn with_present_states(&self, mut map: v1::ShardMap) -> Result<v1::ShardMap, Status> {
+        let Answer::Routing(routing) = self.consult(Query::Routing { newer_than: 0 }).await? else {
+            return Ok(map);
+        };
+        map.groups.retain_mut(|group| {
+            let now = routing
+                .groups
+                .iter()
+                .find(|now| (now.at.group.0, now.at.generation.0) == (group.id, group.generation));
+            if let Some(now) = now {
+                group.state = now.state.word().to_string();
+            }
+            now.is_some()
+        });
+        Ok(map)
+    }
+
     async fn policy(&self) -> Result<(bool, Policy), Status> {
         match self.consult(Query::Policy).await? {
             Answer::Policy { paused, policy } => Ok((paused, policy)),
@@ -228,7 +246,7 @@ impl Shardmaster for Government {
             _ => return Err(mismatched()),
         };
         if config == 0 || config == latest.config.0 {
-            return Ok(Response::new(map_of(&latest, latest.config)));
+            return Ok(Response::new(self.with_present_states(map_of(&latest, latest.config)).await?));
         }
         match self.consult(Query::Map(Some(ConfigNum(config)))).await? {
             Answer::Map(Some(map)) => Ok(Response::new(map_of(&map, latest.config))),
