@@ -198,7 +198,7 @@ fn a2_a_move_that_was_refused_never_starts() {
     world.restart(A);
     world.restart(B);
     assert!(!start(&mut world, A, E2, B));
-    assert_eq!(stage(&mut world, B, E2, A), None);
+    assert_eq!(stage(&mut world, B, E2, A), abandoned(E2), "the shardmaster hears of it");
     assert_eq!((world.phase(A, S), world.phase(B, S)), (Some(CopyPhase::Serving), None));
     assert_eq!(world.order(A, Order::Cancel { shard: S, epoch: E2 }), cancelled(E2), "said again");
     assert_eq!(world.order(B, Order::Abandon { shard: S, epoch: E2 }), abandoned(E2), "said again");
@@ -215,8 +215,8 @@ fn a2_a_staged_copy_that_was_abandoned_never_opens_again() {
         abandoned(E3),
         "a later one ends it too"
     );
-    assert_eq!(stage(&mut world, B, E3, A), None);
-    assert_eq!(stage(&mut world, B, E2, A), None);
+    assert_eq!(stage(&mut world, B, E3, A), abandoned(E3));
+    assert_eq!(stage(&mut world, B, E2, A), abandoned(E2));
     assert_eq!(world.phase(B, S), None);
 }
 
