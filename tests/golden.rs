@@ -2,10 +2,22 @@
 
 use std::path::Path;
 
-#[test]
-fn scripts_print_what_they_record() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/consensus");
+use testkit::golden::{Language, check};
+use testkit::{script, shard};
+
+fn scripts_print_what_they_record<L: Language>(folder: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(folder);
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
-    let differences = testkit::golden::check(&folder, update).unwrap();
+    let differences = check::<L>(&folder, update).unwrap();
     assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[test]
+fn consensus() {
+    scripts_print_what_they_record::<script::Script>("consensus");
+}
+
+#[test]
+fn shard() {
+    scripts_print_what_they_record::<shard::script::Script>("shard");
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use paxos::ids::{LogTime, Slot};
 use paxos::rsm::batch::BatchView;
 use paxos::rsm::state_machine::{Counts, Page, RequestId, RestoreError, StateMachine};
+use shardmaster::ids::Epoch;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::command::{Refusal, Reply, ShardId, shard_of};
@@ -130,6 +131,11 @@ impl Store {
     /// The copies that this group holds, ascending by shard.
     pub fn copies(&self) -> Vec<CopyStatus> {
         self.places().filter_map(|(id, place)| place.status(id)).collect()
+    }
+
+    /// The highest epoch of a shard that this group ever staged, served or refused: what names an older one comes late.
+    pub fn fence(&self, shard: ShardId) -> Epoch {
+        self.place(shard).map_or(Epoch(0), |place| place.fence)
     }
 
     /// Whether the group holds no copy of any shard, in any phase.

@@ -6,11 +6,15 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use crate::script::Script;
+/// What the commands of a script mean.
+pub trait Language: Default {
+    /// Runs one command; what it printed.
+    fn run(&mut self, line: &str) -> Vec<String>;
+}
 
 /// The file with the output of a fresh run.
-pub fn replay(file: &str) -> String {
-    let mut script = Script::default();
+pub fn replay<L: Language>(file: &str) -> String {
+    let mut script = L::default();
     let mut fresh = String::new();
     for line in file.lines() {
         if let Some(command) = line.strip_prefix("> ") {
@@ -65,11 +69,11 @@ pub fn scripts(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 ///
 /// # Errors
 /// If a file can't be read or written.
-pub fn check(folder: &Path, update: bool) -> std::io::Result<Vec<String>> {
+pub fn check<L: Language>(folder: &Path, update: bool) -> std::io::Result<Vec<String>> {
     let mut differences = Vec::new();
     for path in scripts(folder)? {
         let recorded = std::fs::read_to_string(&path)?;
-        let fresh = replay(&recorded);
+        let fresh = replay::<L>(&recorded);
         let broken = fresh.lines().find(|line| line.starts_with("violated ") || line.starts_with("error: "));
         if let Some(line) = broken {
             differences.push(format!("{}: {line}", path.display()));

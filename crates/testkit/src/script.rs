@@ -9,6 +9,7 @@ use paxos::limits::Limits;
 use paxos::message::{Entry, Envelope, Message};
 
 use crate::command::Text;
+use crate::golden::Language;
 use crate::group::{Group, Jitter};
 use crate::net::{Net, Which};
 use crate::words;
@@ -64,9 +65,8 @@ impl From<String> for Trouble {
     }
 }
 
-impl Script {
-    /// Runs one command; what it printed.
-    pub fn run(&mut self, line: &str) -> Vec<String> {
+impl Language for Script {
+    fn run(&mut self, line: &str) -> Vec<String> {
         if self.broken {
             return vec!["not run".to_string()];
         }
@@ -96,7 +96,9 @@ impl Script {
         }
         lines
     }
+}
 
+impl Script {
     fn command(&mut self, words: &[&str], lines: &mut Vec<String>) -> Result<(), Trouble> {
         match words {
             ["help"] => {

@@ -1,0 +1,229 @@
+//! Judges a world from outside, after every step.
+//!
+//! P8: a shard is served by one group at most; the epochs that serve it only grow, and an epoch serves at one group only.
+//! P9: a request has an effect once, a retry is answered as the first try was, and who serves a shard holds what a plain
+//! map holds that was told of each executed request. And what the shardmaster checks of itself, and fences that only grow.
+
+use std::collections::BTreeMap;
+
+use kvserver::command::{Op, Reply, Request};
+use kvserver::query::{Answer, Query, ShardCursor};
+use kvserver::store::Store;
+use paxos::ids::{ClientId, Sequence};
+use paxos::rsm::state_machine::StateMachine;
+use shardmaster::ids::{Epoch, GroupRef, Owner, ShardId};
+use shardmaster::master::Master;
+
+/// What a plain map holds: values only.
+type Plain = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// What was seen so far.
+#[derive(Debug, Default)]
+pub struct Judge {
+    plain: BTreeMap<ShardId, Plain>,
+    replies: BTreeMap<(ClientId, Sequence), Reply>,
+    served: BTreeMap<ShardId, Owner>,
+    revisions: BTreeMap<ShardId, u64>,
+    fences: BTreeMap<(GroupRef, ShardId), Epoch>,
+    master: Option<Master>,
+}
+
+fn holds(rule: bool, text: impl FnOnce() -> String) -> Result<(), String> {
+    if rule { Ok(()) } else { Err(text()) }
+}
+
+impl Judge {
+    /// A request was answered.
+    ///
+    /// # Errors
+    /// P9, if the answer isn't what it must be.
+    pub fn on_reply(&mut self, request: &Request, reply: &Reply) -> Result<(), String> {
+        if matches!(reply, Reply::Refused(_)) {
+            return Ok(());
+        }
+        let id = (request.client, request.sequence);
+        if let Some(first) = self.replies.get(&id) {
+            return holds(reply == first, || {
+                format!("P9: a retry was answered {reply:?}, at first {first:?}")
+            });
+        }
+        self.replies.insert(id, reply.clone());
+        self.execute(request, reply)
+    }
+
+    fn execute(&mut self, request: &Request, reply: &Reply) -> Result<(), String> {
+        let plain = self.plain.entry(request.shard).or_default();
+        let Some(key) = request.op.key() else { return Ok(()) };
+        let before = plain.remove(key);
+        let after = match &request.op {
+            Op::Put { value, .. } => Some(value.clone()),
+            Op::Append { value, .. } => Some([before.clone().unwrap_or_default(), value.clone()].concat()),
+            Op::Delete { .. } => None,
+            Op::Cas { .. } | Op::Incr { .. } | Op::Ack => return Err("not in these scripts".to_string()),
+        };
+        let fits = match (reply, &after) {
+            (Reply::Written { length, .. }, Some(value)) => *length == value.len() as u64,
+            (Reply::Deleted { existed }, None) => *existed == before.is_some(),
+            _ => false,
+        };
+        plain.extend(after.map(|value| (key.to_vec(), value)));
+        holds(fits, || format!("P9: {:?} was answered {reply:?}", request.op))
+    }
+
+    /// Checks a state of the world.
+    ///
+    /// # Errors
+    /// The property that doesn't hold.
+    pub fn check<'a>(
+        &mut self,
+        master: &Master,
+        groups: impl Iterator<Item = (GroupRef, &'a Store)>,
+    ) -> Result<(), String> {
+        master.check()?;
+        if let Some(before) = &self.master {
+            master.check_since(before)?;
+        }
+        self.master = Some(master.clone());
+        let mut serving: BTreeMap<ShardId, GroupRef> = BTreeMap::new();
+        for (at, store) in groups {
+            holds(store.state_hash() == store.recomputed_hash(), || {
+                format!("P5: the state hash of {at} isn't that of its state")
+            })?;
+            self.check_fences(at, store)?;
+            for shard in store.shards() {
+                if let Some(other) = serving.insert(shard, at) {
+                    return Err(format!("P8: {shard} is served by {other} and {at}"));
+                }
+                self.check_copy(master, at, store, shard)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_fences(&mut self, at: GroupRef, store: &Store) -> Result<(), String> {
+        for shard in (0..store.shard_count()).map(ShardId) {
+            let seen = self.fences.entry((at, shard)).or_default();
+            let fence = store.fence(shard);
+            holds(fence >= *seen, || {
+                format!("P8: the fence of {shard} at {at} fell from {seen} to {fence}")
+            })?;
+            *seen = fence;
+        }
+        Ok(())
+    }
+
+    fn check_copy(
+        &mut self,
+        master: &Master,
+        at: GroupRef,
+        store: &Store,
+        shard: ShardId,
+    ) -> Result<(), String> {
+        let copies = store.copies();
+        let Some(copy) = copies.iter().find(|copy| copy.shard == shard) else { return Ok(()) };
+        let owner = Owner { group: at, epoch: copy.epoch };
+        let before = *self.served.entry(shard).or_insert(owner);
+        holds(before == owner || before.epoch < owner.epoch, || {
+            format!(
+                "P8: {shard} is served by {at} at {}, after {} at {}",
+                owner.epoch, before.group, before.epoch
+            )
+        })?;
+        self.served.insert(shard, owner);
+        let known = master.owner(shard).map_or(Epoch(0), |owner| owner.epoch);
+        holds(known <= owner.epoch, || {
+            format!("P8: {shard} is served at {}, gone since {known}", owner.epoch)
+        })?;
+        let revision = self.revisions.entry(shard).or_default();
+        holds(copy.revision >= *revision, || {
+            format!("P8: the revision of {shard} fell from {revision} to {}", copy.revision)
+        })?;
+        *revision = copy.revision;
+        let (found, plain) = (content(store, shard)?, self.plain.entry(shard).or_default());
+        holds(found == *plain, || format!("P9: {at} holds {found:?} of {shard}, it should be {plain:?}"))
+    }
+
+    /// Checks a world in which nothing is owed any more: each shard is served.
+    ///
+    /// # Errors
+    /// The shard that isn't.
+    pub fn check_rest<'a>(
+        &self,
+        master: &Master,
+        groups: impl Iterator<Item = (GroupRef, &'a Store)>,
+    ) -> Result<(), String> {
+        let mut served: BTreeMap<ShardId, GroupRef> = BTreeMap::new();
+        for (at, store) in groups {
+            served.extend(store.shards().map(|shard| (shard, at)));
+        }
+        for shard in (0..master.shard_count()).map(ShardId) {
+            let owner = master.owner(shard).map(|owner| owner.group);
+            holds(served.get(&shard).copied() == owner, || format!("P10: at rest, nobody serves {shard}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// All pairs of a shard that is served.
+fn content(store: &Store, shard: ShardId) -> Result<Plain, String> {
+    let shards = vec![ShardCursor { shard, after: None }];
+    let query = Query::Scan { shards, prefix: Vec::new(), limit: 1_000, keys_only: false };
+    match store.query(&query) {
+        Answer::Page(pages) => {
+            let pairs = pages.into_iter().flat_map(|page| page.pairs);
+            Ok(pairs.map(|pair| (pair.key, pair.value)).collect())
+        }
+        other => Err(format!("P8: a copy that serves answers {other:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kvserver::genesis::Limits;
+    use paxos::ids::{Generation, GroupId, LogTime};
+
+    use super::*;
+
+    fn group(id: u32) -> GroupRef {
+        GroupRef { group: GroupId(id), generation: Generation(1) }
+    }
+
+    fn judged(judge: &mut Judge, owned: [&[ShardId]; 2]) -> Result<(), String> {
+        let master = Master::new(1, &[GroupId(1), GroupId(2)], &[], vec![GroupId(1)]);
+        let stores = owned.map(|owned| Store::new(Limits::default(), 1, owned));
+        judge.check(&master, (1..).map(group).zip(&stores))
+    }
+
+    #[test]
+    fn two_owners_are_noticed() {
+        let both = judged(&mut Judge::default(), [&[ShardId(0)], &[ShardId(0)]]);
+        assert_eq!(both, Err("P8: shard 0 is served by g1.1 and g2.1".to_string()));
+    }
+
+    #[test]
+    fn an_epoch_at_two_groups_and_a_fence_that_falls_are_noticed() {
+        let mut judge = Judge::default();
+        assert_eq!(judged(&mut judge, [&[ShardId(0)], &[]]), Ok(()));
+        let other = judged(&mut judge, [&[], &[ShardId(0)]]);
+        assert_eq!(other, Err("P8: the fence of shard 0 at g1.1 fell from e1 to e0".to_string()));
+        judge.fences.clear();
+        let other = judged(&mut judge, [&[], &[ShardId(0)]]);
+        assert_eq!(other, Err("P8: shard 0 is served by g2.1 at e1, after g1.1 at e1".to_string()));
+    }
+
+    #[test]
+    fn what_is_lost_and_what_is_done_twice_is_noticed() {
+        let mut judge = Judge::default();
+        let request = Request {
+            client: ClientId(1),
+            sequence: Sequence(1),
+            ack_through: Sequence(0),
+            sent_at: LogTime(0),
+            shard: ShardId(0),
+            op: Op::Append { key: b"k".to_vec(), value: b"x".to_vec() },
+        };
+        assert_eq!(judge.on_reply(&request, &Reply::Written { length: 1, version: 1 }), Ok(()));
+        assert!(judge.on_reply(&request, &Reply::Written { length: 2, version: 2 }).is_err());
+        assert!(judged(&mut judge, [&[ShardId(0)], &[]]).is_err_and(|text| text.starts_with("P9: ")));
+    }
+}
