@@ -1,4 +1,4 @@
-//! Moves of shards from who serves them to who is to serve them (rules A2, B5).
+//! Moves of shards from who serves them to who is to serve them (rules A2, B5; P8).
 //!
 //! After each command the desired assignment is compared with the actual one. A shard has at most one move, which is
 //! never retargeted. If its destination isn't desired any more the source is asked not to take part, and what it reports

@@ -3,6 +3,7 @@
 //! A move has an epoch. The source opens a dirty index and keeps serving; the destination pulls chunks and stages them
 //! through its own log, each naming the position it continues from; when little is left the source freezes its copy
 //! and seals it with a digest; the chunk that reaches the sealed end makes the destination serve, if its digest agrees.
+//! So one group serves a shard at a time, each at a higher epoch than the one before (P8).
 //!
 //! All of it is replicated state of the two groups, changed by entries of their logs: any leader on either side goes
 //! on where the last one was. What a group owes others is read off its state ([`Duty`]); a leader that acts on a duty

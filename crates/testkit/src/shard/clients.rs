@@ -21,9 +21,9 @@ struct Client {
 pub struct Clients(BTreeMap<ClientId, Client>);
 
 impl Clients {
-    /// A new request of a client.
-    pub fn request(&mut self, id: ClientId, op: Op, shards: u16) -> Request {
-        let client = self.0.entry(id).or_default();
+    /// A new request of a client. One that is new here is told the time when it connects.
+    pub fn request(&mut self, id: ClientId, op: Op, shards: u16, now: LogTime) -> Request {
+        let client = self.0.entry(id).or_insert_with(|| Client { heard: now, ..Client::default() });
         client.sequence += 1;
         let shard = op.key().map_or(ShardId(0), |key| shard_of(key, shards));
         let oldest = client.open.values().find(|open| open.shard == shard);

@@ -8,6 +8,7 @@ use shardmaster::command::Command;
 use shardmaster::ids::GroupRef;
 
 use crate::golden::Language;
+use crate::shard::Trouble;
 use crate::shard::message::{Message, Place};
 use crate::shard::text;
 use crate::shard::world::{Settings, World};
@@ -45,17 +46,6 @@ quiet COMMAND                 without its trace";
 pub struct Script {
     world: Option<World>,
     broken: bool,
-}
-
-enum Trouble {
-    Broken(String),
-    Unknown(String),
-}
-
-impl From<String> for Trouble {
-    fn from(reason: String) -> Trouble {
-        Trouble::Unknown(reason)
-    }
 }
 
 impl Language for Script {
@@ -180,7 +170,7 @@ fn asking(world: &mut World, words: &[&str]) -> Result<(), Trouble> {
             let key = text::key(key, shards)?;
             Ok(world.read(&key, shard_of(&key, shards), at)?)
         }
-        ["retry", client] => world.retry(text::client_id(client)?, at).map_err(Trouble::Broken),
+        ["retry", client] => world.retry(text::client_id(client)?, at),
         [verb, client, key, value @ ..] => {
             let (key, value) = (text::key(key, shards)?, value.join(" ").into_bytes());
             let op = match *verb {
@@ -188,7 +178,7 @@ fn asking(world: &mut World, words: &[&str]) -> Result<(), Trouble> {
                 "append" => Op::Append { key, value },
                 _ => Op::Delete { key },
             };
-            world.write(text::client_id(client)?, op, at).map_err(Trouble::Broken)
+            world.write(text::client_id(client)?, op, at)
         }
         _ => Err(Trouble::Unknown(format!("unknown command: {}", words.join(" ")))),
     }
@@ -201,8 +191,8 @@ fn network(world: &mut World, words: &[&str]) -> Result<(), Trouble> {
     let count = match *verb {
         "deliver" => world.deliver(meant).map_err(Trouble::Broken)?,
         "drop" => world.lose(meant),
-        "copy" => world.hold(meant, true),
-        "hold" => world.hold(meant, false),
+        "copy" => world.copy(meant),
+        "hold" => world.hold(meant),
         _ => world.damage(meant),
     };
     if count == 0 { Err("no such message is under way".to_string().into()) } else { Ok(()) }
@@ -288,4 +278,55 @@ fn meant(words: &[&str]) -> Result<impl FnMut(&Message) -> bool, String> {
         left -= usize::from(fits);
         fits
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(lines: &[&str]) -> Vec<String> {
+        let mut script = Script::default();
+        lines.iter().flat_map(|line| script.run(line)).collect()
+    }
+
+    #[test]
+    fn mistakes_in_a_script_are_errors() {
+        let wrong = [
+            "show",
+            "cluster groups=3",
+            "cluster x=1",
+            "cluster",
+            "dance",
+            "put x 0/a 1",
+            "put c1 a 1",
+            "put c1 2/a 1",
+            "retry c1",
+            "get 0/a at g7",
+            "deliver Stage",
+            "down g7",
+            "join",
+            "move x to 1",
+        ];
+        let found = run(&wrong);
+        assert_eq!(found.len(), wrong.len() - 1, "all but one are mistakes: {found:?}");
+        assert!(found.iter().all(|line| line.starts_with("error: ")), "{found:?}");
+    }
+
+    #[test]
+    fn a_key_leads_to_the_shard_it_names() {
+        for shard in 0..7 {
+            let key = text::key(&format!("{shard}/a"), 7);
+            assert_eq!(
+                key.map(|key| (shard_of(&key, 7), text::name(&key))),
+                Ok((ShardId(shard), "a".to_string()))
+            );
+        }
+    }
+
+    #[test]
+    fn quiet_commands_say_nothing_and_help_is_about_every_verb() {
+        assert_eq!(run(&["cluster", "quiet move 0 to 2", "quiet settle", "settle"]), ["at rest"]);
+        let help = run(&["help"]).concat();
+        assert!(["join", "retry", "damage", "behind"].iter().all(|verb| help.contains(verb)));
+    }
 }

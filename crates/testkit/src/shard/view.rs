@@ -73,7 +73,7 @@ fn copy_text(copy: &CopyStatus, fence: Epoch) -> String {
     let mut text = format!("{} {} keys={keys} rows={rows}", copy.phase.word(), copy.epoch);
     match (copy.phase, other) {
         (CopyPhase::Staging, Some((_, from))) => {
-            text.push_str(&format!(" from {from}"));
+            text.push_str(&format!(" changes={} from {from}", copy.changes));
             if copy.mismatches > 0 {
                 text.push_str(&format!(" mismatches={}", copy.mismatches));
             }

@@ -296,12 +296,17 @@ impl World {
     fn on_command(&mut self, at: GroupRef, command: HandoffCommand) -> Option<Report> {
         self.sequence += 1;
         let before = self.groups.get(&at).map(|group| view::group(&group.store)).unwrap_or_default();
+        let is_freeze = matches!(command, HandoffCommand::Freeze { .. });
         let request = HandoffRequest { client: AGENT, sequence: Sequence(self.sequence), command };
         let Some(Reply::Handoff(reply)) = self.apply(at, &request.encode()) else { return None };
         let after = self.groups.get(&at).map(|group| view::group(&group.store)).unwrap_or_default();
-        match reply.applied {
-            true => self.lines.extend(view::changed(&before, &after)),
-            false => self.note("  no effect".to_string()),
+        let changed = view::changed(&before, &after);
+        match (reply.applied, is_freeze) {
+            (false, _) => self.note("  no effect".to_string()),
+            (true, true) if changed.is_empty() => {
+                self.note("  too much is left: writes have a ceiling".to_string())
+            }
+            (true, _) => self.lines.extend(changed),
         }
         if let Some(report) = reply.report {
             self.answer(report_of(at, report));
@@ -335,15 +340,19 @@ impl World {
         self.take(meant).len()
     }
 
-    /// Keeps what is meant, or copies of it, until released. Returns how many.
-    pub fn hold(&mut self, meant: impl FnMut(&Message) -> bool, copies: bool) -> usize {
+    /// Keeps what is meant until released. Returns how many.
+    pub fn hold(&mut self, meant: impl FnMut(&Message) -> bool) -> usize {
         let taken = self.take(meant);
-        if copies {
-            self.net.extend(taken.iter().cloned());
-        }
         let count = taken.len();
         self.held.extend(taken);
         count
+    }
+
+    /// Keeps copies of what is meant until released. Returns how many.
+    pub fn copy(&mut self, mut meant: impl FnMut(&Message) -> bool) -> usize {
+        let held = self.held.len();
+        self.held.extend(self.net.iter().filter(|message| meant(message)).cloned());
+        self.held.len() - held
     }
 
     /// What was held is under way again.
