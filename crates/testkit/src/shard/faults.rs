@@ -34,8 +34,13 @@ impl World {
         match place {
             Place::Master => {
                 self.given.clear();
-                let empty = Master::new(1, &[GroupId(1)], &[], vec![GroupId(1)]);
+                let (shards, group) = (self.master.shard_count(), GroupId(1));
+                let owners = vec![group; usize::from(shards)];
+                let empty = Master::with_limits(self.master.limits().clone(), shards, &[group], &[], owners);
                 let restored = empty.restore(&mut self.master.pages()).map_err(|e| format!("P5: {e}"))?;
+                if restored != self.master {
+                    return Err("P5: the shardmaster restored isn't what it was".to_string());
+                }
                 self.master = restored;
             }
             Place::Group(at) => {

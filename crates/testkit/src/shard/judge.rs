@@ -14,6 +14,8 @@ use paxos::rsm::state_machine::StateMachine;
 use shardmaster::ids::{Epoch, GroupRef, Owner, ShardId};
 use shardmaster::master::Master;
 
+use crate::shard::text;
+
 /// What a plain map holds: values only.
 type Plain = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -140,7 +142,9 @@ impl Judge {
         })?;
         *revision = copy.revision;
         let (found, plain) = (content(store, shard)?, self.plain.entry(shard).or_default());
-        holds(found == *plain, || format!("P9: {at} holds {found:?} of {shard}, it should be {plain:?}"))
+        holds(found == *plain, || {
+            format!("P9: of {shard} {at} holds [{}], it should be [{}]", shown(&found), shown(plain))
+        })
     }
 
     /// Checks a world in which nothing is owed any more: each shard is served.
@@ -162,6 +166,13 @@ impl Judge {
         }
         Ok(())
     }
+}
+
+fn shown(plain: &Plain) -> String {
+    let pair = |(key, value): (&Vec<u8>, &Vec<u8>)| {
+        format!("{}={}", text::name(key), String::from_utf8_lossy(value))
+    };
+    plain.iter().map(pair).collect::<Vec<_>>().join(" ")
 }
 
 /// All pairs of a shard that is served.

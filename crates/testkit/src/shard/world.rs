@@ -181,6 +181,10 @@ impl World {
     /// # Errors
     /// A property that doesn't hold.
     pub fn govern(&mut self, command: Command, words: &str) -> Result<(), String> {
+        if !self.master_up {
+            self.note(format!("m <- {words}: down"));
+            return Ok(());
+        }
         self.note(format!("m {} <- {words}", self.master_end));
         match self.apply_master(command) {
             Some(MasterReply::Refused(refusal)) => self.note(format!("  refused: {refusal}")),
