@@ -35,7 +35,8 @@ fn draw(prng: &mut Prng) -> String {
         28 => "release".to_string(),
         29..=31 => format!("send {place}"),
         32..=34 => "send".to_string(),
-        35..=37 => format!("deliver {shard}"),
+        35..=36 => format!("deliver {shard}"),
+        37..=38 => "deliver first=2".to_string(),
         _ => "round".to_string(),
     }
 }

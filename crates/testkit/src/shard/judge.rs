@@ -2,11 +2,13 @@
 //!
 //! P8: a shard is served by one group at most; the epochs that serve it only grow, and an epoch serves at one group only.
 //! P9: a request has an effect once, a retry is answered as the first try was, and who serves a shard holds what a plain
-//! map holds that was told of each executed request. And what the shardmaster checks of itself, and fences that only grow.
+//! map holds that was told of each executed request. Who served it last has its copy until another one serves it, and no
+//! staged copy differs from its seal. And what the shardmaster checks of itself, and fences that only grow.
 
 use std::collections::BTreeMap;
 
 use kvserver::command::{Op, Reply, Request};
+use kvserver::handoff::{CopyPhase, CopyStatus};
 use kvserver::query::{Answer, Query, ShardCursor};
 use kvserver::store::Store;
 use paxos::ids::{ClientId, Sequence};
@@ -28,6 +30,8 @@ pub struct Judge {
     revisions: BTreeMap<ShardId, u64>,
     fences: BTreeMap<(GroupRef, ShardId), Epoch>,
     master: Option<Master>,
+    /// Something was damaged on its way: a staged copy may differ from its seal.
+    pub damaged: bool,
 }
 
 fn holds(rule: bool, text: impl FnOnce() -> String) -> Result<(), String> {
@@ -79,7 +83,7 @@ impl Judge {
     pub fn check<'a>(
         &mut self,
         master: &Master,
-        groups: impl Iterator<Item = (GroupRef, &'a Store)>,
+        groups: impl Iterator<Item = (GroupRef, &'a Store)> + Clone,
     ) -> Result<(), String> {
         master.check()?;
         if let Some(before) = &self.master {
@@ -87,7 +91,7 @@ impl Judge {
         }
         self.master = Some(master.clone());
         let mut serving: BTreeMap<ShardId, GroupRef> = BTreeMap::new();
-        for (at, store) in groups {
+        for (at, store) in groups.clone() {
             holds(store.state_hash() == store.recomputed_hash(), || {
                 format!("P5: the state hash of {at} isn't that of its state")
             })?;
@@ -98,6 +102,35 @@ impl Judge {
                 }
                 self.check_copy(master, at, store, shard)?;
             }
+        }
+        let copies: Vec<(GroupRef, CopyStatus)> =
+            groups.flat_map(|(at, store)| store.copies().into_iter().map(move |copy| (at, copy))).collect();
+        self.check_seals(&copies)?;
+        self.check_last(&copies)
+    }
+
+    /// What was sent is what was frozen, unless something damaged it.
+    fn check_seals(&self, copies: &[(GroupRef, CopyStatus)]) -> Result<(), String> {
+        let differs = copies.iter().find(|(_, copy)| copy.mismatches > 0 && !self.damaged);
+        differs.map_or(Ok(()), |(at, copy)| {
+            Err(format!("P9: what {at} staged of {} isn't what was frozen", copy.shard))
+        })
+    }
+
+    /// Who served a shard last has its copy until another one serves it.
+    fn check_last(&self, copies: &[(GroupRef, CopyStatus)]) -> Result<(), String> {
+        for (shard, last) in &self.served {
+            let is_it = |(at, copy): &(GroupRef, CopyStatus)| {
+                copy.shard == *shard
+                    && (*at, copy.epoch) == (last.group, last.epoch)
+                    && copy.phase != CopyPhase::Staging
+            };
+            holds(copies.iter().any(is_it), || {
+                format!(
+                    "P9: {} served {shard} last, at {}, and has no copy of it any more",
+                    last.group, last.epoch
+                )
+            })?;
         }
         Ok(())
     }
@@ -217,6 +250,14 @@ mod tests {
         assert_eq!(judged(&mut judge, [&[ShardId(0)], &[]]), Ok(()));
         let other = judged(&mut judge, [&[], &[ShardId(0)]]);
         assert_eq!(other, Err("P8: the fence of shard 0 at g1.1 fell from e1 to e0".to_string()));
+        let lost = judged(&mut judge, [&[], &[]]);
+        assert!(lost.is_err());
+        judge.fences.clear();
+        let lost = judged(&mut judge, [&[], &[]]);
+        assert_eq!(
+            lost,
+            Err("P9: g1.1 served shard 0 last, at e1, and has no copy of it any more".to_string())
+        );
         judge.fences.clear();
         let other = judged(&mut judge, [&[], &[ShardId(0)]]);
         assert_eq!(other, Err("P8: shard 0 is served by g2.1 at e1, after g1.1 at e1".to_string()));

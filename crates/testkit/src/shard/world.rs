@@ -366,6 +366,7 @@ impl World {
 
     /// Changes a byte in the first value of what is meant. Returns how many.
     pub fn damage(&mut self, mut meant: impl FnMut(&Message) -> bool) -> usize {
+        self.judge.damaged = true;
         let mut count = 0;
         for message in self.net.iter_mut().filter(|message| meant(message)) {
             let Body::Command(HandoffCommand::Chunk(chunk)) = &mut message.body else { continue };
