@@ -8,7 +8,7 @@ use testkit::{script, shard};
 fn scripts_print_what_they_record<L: Language>(folder: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(folder);
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
-    let differences = check::<L>(&folder, update).unwrap();
+    let differences = check::<L>(&folder, update).expect("the scripts can be read");
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
 
