@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
+pub mod history;
+pub mod load;
+
 /// The directory with `kvctl` and `kvserver` of this build, built if need be.
 ///
 /// # Panics
@@ -31,11 +34,11 @@ pub fn binaries() -> &'static Path {
     })
 }
 
-/// A demo cluster of real processes; it stops when this is dropped.
+/// A demo cluster of real processes; it stops when this is dropped. Its directory stays if the test failed.
 pub struct Demo {
     child: Option<Child>,
     dir: PathBuf,
-    _own: Option<tempfile::TempDir>,
+    own: Option<tempfile::TempDir>,
 }
 
 impl Demo {
@@ -43,7 +46,7 @@ impl Demo {
     pub fn start(arguments: &[&str]) -> Demo {
         let own = tempfile::tempdir().expect("a temporary directory");
         let mut demo = Demo::start_in(own.path(), arguments);
-        demo._own = Some(own);
+        demo.own = Some(own);
         demo
     }
 
@@ -59,7 +62,7 @@ impl Demo {
         command.args(["demo", "--no-shell", "--base-port", "0", "--data-dir"]).arg(dir).args(arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         let child = command.spawn().expect("kvctl starts");
-        let demo = Demo { child: Some(child), dir: dir.to_path_buf(), _own: None };
+        let demo = Demo { child: Some(child), dir: dir.to_path_buf(), own: None };
         let began = Instant::now();
         while !ready.exists() {
             assert!(began.elapsed() < Duration::from_secs(60), "no cluster:\n{}", demo.log());
@@ -167,9 +170,14 @@ impl Drop for Demo {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.stop();
-        } else if let Some(mut child) = self.child.take() {
+            return;
+        }
+        if let Some(mut child) = self.child.take() {
             let _gone = rustix::process::kill_process(Pid::from_child(&child), Signal::TERM);
             let _ended = child.wait();
+        }
+        if let Some(own) = self.own.take() {
+            eprintln!("the nodes' logs and data are left in {}", own.keep().display());
         }
     }
 }
