@@ -282,7 +282,7 @@ fn a_group_without_majority_harms_no_other() {
     let waiting = json(&demo.ok(&["-o", "json", "migration", "list"]));
     let waiting = waiting["migrations"].as_array().unwrap().clone();
     for shard in [&lost[0], &lost[1], &others[0]] {
-        let found = waiting.iter().find(|moving| moving["shard"].to_string() == *shard);
+        let found = waiting.iter().find(|moving| moving["shard"].as_u64() == shard.parse().ok());
         let found = found.unwrap_or_else(|| panic!("shard {shard} doesn't wait: {waiting:#?}"));
         println!("shard {shard}: {}, {}", found["state"], found["reason"]);
         assert_ne!(found["reason"], "", "shard {shard} waits without a reason: {found}");
