@@ -13,6 +13,9 @@ use crate::failure::Failure;
 /// How often an ending process is looked at.
 const GONE_POLL: Duration = Duration::from_millis(5);
 
+/// Fields of `/proc/<pid>/stat` between the state and the number of threads.
+const THREADS_AT: usize = 16;
+
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -48,10 +51,14 @@ fn name_in(stat: &str) -> &str {
     stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')).map_or("", |(name, _)| name)
 }
 
-/// The state in a line of `/proc/<pid>/stat`: the letter after the name.
+/// The state in a line of `/proc/<pid>/stat`: the letter after the name. A killed process whose first thread is dead
+/// still holds its ports and files until the last one is, which may be waiting for the disk.
 fn state_in(stat: &str) -> State {
-    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest.trim_start());
-    match after_name.chars().next() {
+    let mut after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    let letter = after_name.next().and_then(|letter| letter.chars().next());
+    let threads: u32 = after_name.nth(THREADS_AT).and_then(|count| count.parse().ok()).unwrap_or(0);
+    match letter {
+        Some('Z') if threads > 1 => State::Running,
         None | Some('Z' | 'X') => State::Gone,
         Some('T' | 't') => State::Paused,
         Some(_) => State::Running,
@@ -113,6 +120,10 @@ mod tests {
         assert_eq!(state_in("12 (kvserver) S 1 12"), State::Running);
         assert_eq!(state_in("12 (a) T b) T 1 12"), State::Paused);
         assert_eq!(state_in("12 (kvserver) Z 1 12"), State::Gone);
+        let with_threads =
+            |threads: u32| format!("12 (kvserver) Z 1 12 12 0 -1 4 0 0 0 0 5 5 0 0 20 0 {threads} 0 9");
+        assert_eq!(state_in(&with_threads(1)), State::Gone);
+        assert_eq!(state_in(&with_threads(3)), State::Running);
         assert_eq!(state_in(""), State::Gone);
         assert_eq!(name_in("12 (a) T b) T 1 12"), "a) T b");
         assert_eq!(name_in(""), "");
