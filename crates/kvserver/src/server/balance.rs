@@ -122,7 +122,13 @@ impl Balancer {
         };
         let Some(command) = planned.command() else { return };
         if !act {
-            self.state.lock().last = format!("due: {words}");
+            let tried = self.agent.consult(shardmaster::query::Query::DryRun(command)).await;
+            let mut state = self.state.lock();
+            state.last = format!("due: {words}");
+            state.planned = match tried {
+                Ok(Answer::DryRun(Reply::Changed { changes, .. })) => changes.iter().map(change_of).collect(),
+                Ok(_) | Err(_) => Vec::new(),
+            };
             return;
         }
         let (last, planned) = match self.agent.govern(command).await {
