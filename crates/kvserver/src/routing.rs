@@ -1,4 +1,4 @@
-//! Which group serves a shard. Static for the life of a cluster: the counts stand in its Genesis.
+//! Which group serves a shard at a cluster's beginning: the counts stand in its Genesis. From then on the shardmaster says.
 
 use paxos::ids::GroupId;
 

@@ -25,6 +25,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const AGAIN: Duration = Duration::from_millis(250);
 /// Something that couldn't be done is tried again after this time.
 const RETRY: Duration = Duration::from_millis(60);
+
 /// What is under way, or not yet due again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Task {

@@ -128,7 +128,7 @@ impl Director {
 fn table_of(routing: RoutingTable) -> Table {
     let group = |group: &shardmaster::group::Group| {
         let members = group.members.iter().map(|member| (member.node, member.incarnation)).collect();
-        let entry = GroupEntry { generation: group.at.generation, state: group.state.word(), members };
+        let entry = GroupEntry { generation: group.at.generation, members };
         (group.at.group, entry)
     };
     Table {

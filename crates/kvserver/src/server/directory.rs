@@ -32,8 +32,6 @@ pub(crate) struct Table {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GroupEntry {
     pub(crate) generation: Generation,
-    /// `joining`, `active` or `leaving`.
-    pub(crate) state: &'static str,
     /// Each with the incarnation that votes; 0 where only the configuration was read.
     pub(crate) members: Vec<(NodeId, Incarnation)>,
 }
@@ -71,7 +69,7 @@ impl Table {
         let nodes: BTreeMap<NodeId, NodeEntry> = nodes.into_iter().collect();
         let generation = Generation(1);
         let members: Vec<_> = nodes.keys().map(|node| (*node, Incarnation(0))).collect();
-        let group = |id| (id, GroupEntry { generation, state: "active", members: members.clone() });
+        let group = |id| (id, GroupEntry { generation, members: members.clone() });
         let owner = |group| Owner { group: GroupRef { group, generation }, epoch: Epoch(1) };
         let owners = (0..shards).filter_map(|shard| routing::group_of(ShardId(shard), shards, groups));
         Table {

@@ -111,12 +111,7 @@ pub(crate) async fn load(context: &Context) -> Option<v1::LoadResponse> {
         leader: replica.leader.map_or(0, |leader| leader.0),
         applied_end: replica.applied_end.0,
     });
-    Some(v1::LoadResponse {
-        copies,
-        groups: groups.collect(),
-        p99_us: context.latencies.p99_us(),
-        uptime_ms: status.uptime_ms,
-    })
+    Some(v1::LoadResponse { copies, groups: groups.collect(), p99_us: context.latencies.p99_us() })
 }
 
 fn load_of(context: &Context, group: GroupId, copy: &CopyStatus) -> v1::CopyLoad {

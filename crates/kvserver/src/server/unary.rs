@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use paxos::codec;
 use paxos::ids::{ClientId, GroupId, LogTime, Sequence};
-use runtime::api::{Call, CallResult, Sink};
-use tokio::sync::{Semaphore, oneshot};
+use runtime::api::{Call, CallResult};
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 use wire::v1;
 use wire::v1::kv_server::Kv;
 
 use super::admission::{Admitted, admit_query, admit_write, consistency};
+use super::ask::ask_here;
 use super::context::{Context, Phase, count};
 use super::page::Merge;
 use super::refusal::{
@@ -38,18 +38,6 @@ pub(crate) struct Unary {
     room: Semaphore,
 }
 
-/// Takes the one answer of one call.
-struct OneAnswer(Mutex<Option<oneshot::Sender<CallResult<Machine>>>>);
-
-impl Sink<Machine> for OneAnswer {
-    fn answer(&self, _call: u64, result: CallResult<Machine>, _log_time: u64) {
-        if let Some(waiting) = self.0.lock().take() {
-            // Whoever waited may have given up.
-            let _gone = waiting.send(result);
-        }
-    }
-}
-
 impl Unary {
     pub(crate) fn new(context: Arc<Context>) -> Unary {
         let sessions = Sessions::new(SHARDS_MAX);
@@ -71,15 +59,11 @@ impl Unary {
             Call::Write { .. } => v1::Outcome::Unknown,
             Call::Read { .. } => v1::Outcome::NotExecuted,
         };
-        let (answer, wait) = oneshot::channel();
-        let sink: Arc<dyn Sink<Machine>> = Arc::new(OneAnswer(Mutex::new(Some(answer))));
-        self.context.node.submit(&mut vec![(group, call, 0)], &sink);
-        drop(sink);
         tokio::select! {
-            answer = tokio::time::timeout(CALL_TIMEOUT, wait) => match answer {
-                Ok(Ok(CallResult::Refused(refused))) => Err(status_of(&self.context.directory.refused(refused))),
-                Ok(Ok(result)) => Ok(result),
-                Ok(Err(_)) | Err(_) => Err(status_of_timeout(lost)),
+            answer = tokio::time::timeout(CALL_TIMEOUT, ask_here(&self.context, group, call)) => match answer {
+                Ok(Some(CallResult::Refused(refused))) => Err(status_of(&self.context.directory.refused(refused))),
+                Ok(Some(result)) => Ok(result),
+                Ok(None) | Err(_) => Err(status_of_timeout(lost)),
             },
             () = self.context.reached(Phase::Closed) => Err(status_of_timeout(lost)),
         }
