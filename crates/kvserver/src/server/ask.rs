@@ -248,11 +248,16 @@ impl Asker {
     }
 }
 
-/// Whether a fault that was injected keeps this node from talking with that one just now.
+/// Whether a fault that was injected keeps this node from talking with that one.
 pub(crate) fn is_cut(context: &Context, node: NodeId) -> bool {
     let faults = context.node.faults();
-    let lost = faults.loss_percent > 0 && rand::random_range(0..100) < faults.loss_percent;
-    lost || faults.deaf_to.contains(&node) || faults.mute_to.contains(&node)
+    faults.deaf_to.contains(&node) || faults.mute_to.contains(&node)
+}
+
+/// Whether a fault that was injected loses what arrives just now.
+pub(crate) fn is_lost(context: &Context) -> bool {
+    let percent = context.node.faults().loss_percent;
+    percent > 0 && rand::random_range(0..100) < percent
 }
 
 /// A read of the state that is here, however old.

@@ -13,7 +13,7 @@ use wire::v1::group_answer::Result as Answered;
 use wire::v1::group_call::Kind;
 use wire::v1::groups_server::Groups;
 
-use super::ask::{ask_here, is_cut, read_here};
+use super::ask::{ask_here, is_cut, is_lost, read_here};
 use super::context::{Context, Phase, ShardCalls};
 use super::refusal::{Rejected, refusal_of};
 use crate::handoff::CopyStatus;
@@ -42,7 +42,7 @@ impl BetweenGroups {
 impl Groups for BetweenGroups {
     async fn submit(&self, request: Request<v1::GroupCall>) -> Result<Response<v1::GroupAnswer>, Status> {
         let (context, call) = (self.context()?, request.into_inner());
-        if is_cut(context, NodeId(call.from)) {
+        if is_cut(context, NodeId(call.from)) || is_lost(context) {
             return Err(Status::unavailable("the link is cut"));
         }
         Ok(Response::new(answer(context, call).await))
