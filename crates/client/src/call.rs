@@ -167,7 +167,14 @@ pub(crate) async fn page(
         Verdict::Found(Answer::Invalid) => {
             Err(Error::not_executed(ErrorKind::Invalid, "the node refuses the query"))
         }
-        Verdict::Found(Answer::Value(_) | Answer::Pulled(_) | Answer::Duties(_) | Answer::Copies(_))
+        Verdict::Found(
+            Answer::Value(_)
+            | Answer::Pulled(_)
+            | Answer::Duties(_)
+            | Answer::Copies(_)
+            | Answer::TxnDuties(_)
+            | Answer::Txns(_),
+        )
         | Verdict::Reply(_)
         | Verdict::Malformed => Err(unexpected()),
     }
@@ -210,7 +217,7 @@ fn op_bytes(op: &Op) -> usize {
     let value = match op {
         Op::Put { value, .. } | Op::Append { value, .. } => value.len(),
         Op::Cas { expected, value, .. } => value.len() + expected.as_ref().map_or(0, Vec::len),
-        Op::Delete { .. } | Op::Incr { .. } | Op::Ack => 0,
+        Op::Delete { .. } | Op::Incr { .. } | Op::Ack | Op::Txn(_) => 0,
     };
     value + op.key().map_or(0, <[u8]>::len)
 }

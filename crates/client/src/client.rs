@@ -147,7 +147,9 @@ impl Client {
             | Answer::Awaiting { .. }
             | Answer::Pulled(_)
             | Answer::Duties(_)
-            | Answer::Copies(_) => Err(call::unexpected()),
+            | Answer::Copies(_)
+            | Answer::TxnDuties(_)
+            | Answer::Txns(_) => Err(call::unexpected()),
             Answer::Invalid => Err(Error::not_executed(ErrorKind::Invalid, "the node refuses the query")),
         }
     }
@@ -328,6 +330,9 @@ fn failed(reply: &Reply) -> Error {
         | Reply::Number { .. }
         | Reply::Acked
         | Reply::Handoff(_)
+        | Reply::Txn(_)
+        | Reply::TxnFailed { .. }
+        | Reply::Between(_)
         | Reply::Refused(_) => return Error { outcome: Outcome::Unknown, ..call::unexpected() },
     };
     Error { kind, outcome: Outcome::Executed, message }

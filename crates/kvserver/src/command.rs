@@ -2,7 +2,7 @@
 //!
 //! A request is encoded once, by the client (`paxos::codec`), and stands so in the log, on the network and in `apply`.
 //!
-//! An entry of a shard group is such a request, or, if its first byte is 0, a [`HandoffRequest`](crate::handoff). The
+//! An entry of a shard group is such a request, or, if its first byte is 0, a [`GroupRequest`](crate::handoff). The
 //! two can't be mistaken for each other: a request begins with the client's id, and no client has the id 0.
 
 use bincode::{Decode, Encode};
@@ -11,6 +11,7 @@ use shardmaster::ids::Owner;
 pub use shardmaster::ids::ShardId;
 
 use crate::handoff::HandoffReply;
+use crate::txn::{Conflict, Txn, TxnAnswer, TxnError, TxnReply};
 
 /// Largest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 16 << 10;
@@ -47,13 +48,14 @@ pub struct Request {
     pub ack_through: Sequence,
     /// The highest log time the client had heard when it first sent this request.
     pub sent_at: LogTime,
-    /// The shard of the key, and home of the request: its session row lives there.
+    /// The shard of the key, or of one key of a transaction, chosen once: home of the request. Its session row lives
+    /// there.
     pub shard: ShardId,
     /// What to do.
     pub op: Op,
 }
 
-/// A change of one key.
+/// A change of one key, or a transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Op {
     /// Sets the value.
@@ -94,15 +96,17 @@ pub enum Op {
     /// Changes no key; tells the shard that everything through `ack_through` was answered. Has a sequence above it
     /// like any request, isn't recorded itself, and isn't refused for a full window, since it makes room in it.
     Ack,
+    /// Reads and changes many keys of any shards in one step.
+    Txn(Box<Txn>),
 }
 
 impl Op {
-    /// The key, if the operation has one.
+    /// The key, if the operation has exactly one.
     pub fn key(&self) -> Option<&[u8]> {
         match self {
             Op::Put { key, .. } | Op::Append { key, .. } | Op::Delete { key } => Some(key),
             Op::Cas { key, .. } | Op::Incr { key, .. } => Some(key),
-            Op::Ack => None,
+            Op::Ack | Op::Txn(_) => None,
         }
     }
 }
@@ -144,6 +148,17 @@ pub enum Reply {
     Refused(Refusal),
     /// To a handoff command.
     Handoff(HandoffReply),
+    /// Of a transaction that ran. As large as what it read.
+    Txn(Box<TxnReply>),
+    /// Of a transaction that had no effect, since an operation couldn't be done.
+    TxnFailed {
+        /// Which operation of the branch that ran, from 0.
+        op: u32,
+        /// Why.
+        error: TxnError,
+    },
+    /// Of a command between groups about a transaction.
+    Between(Box<TxnAnswer>),
 }
 
 /// Why a request had no effect.
@@ -173,6 +188,9 @@ pub enum Refusal {
     /// The shard is on its way here: ask again soon.
     #[error("shard is on its way")]
     Awaiting,
+    /// This try of a transaction was given up; the next one has the same age.
+    #[error("conflict: {0}")]
+    Conflict(Conflict),
     /// The bytes aren't a request, or break a stated bound.
     #[error("invalid request")]
     Invalid,
@@ -191,6 +209,12 @@ pub enum BusyReason {
     /// The shard is being copied to another group, and is written faster than that goes; retry later.
     #[error("the shard is moving")]
     Moving,
+    /// Too many requests wait for keys of the shard that transactions have locked; retry later.
+    #[error("too many requests wait for locked keys")]
+    Locked,
+    /// The shard coordinates as many transactions as it may; retry later.
+    #[error("too many transactions")]
+    Transactions,
 }
 
 #[cfg(test)]

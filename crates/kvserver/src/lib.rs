@@ -3,6 +3,7 @@
 //! The library without features is pure: the same code runs in the node, in the simulator and in models.
 
 pub mod command;
+pub mod entry;
 pub mod genesis;
 pub mod handoff;
 pub mod key;
@@ -18,4 +19,5 @@ mod shard;
 mod snapshot;
 pub mod store;
 mod tally;
+pub mod txn;
 pub mod value;

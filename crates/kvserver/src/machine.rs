@@ -7,8 +7,9 @@ use paxos::rsm::state_machine::{Counts, Page, RequestId, RestoreError, StateMach
 use shardmaster::ids::SHARDMASTER;
 use shardmaster::master::Master;
 
-use crate::handoff::HandoffRequest;
+use crate::entry::GroupRequest;
 use crate::store::Store;
+use crate::txn::TxnDuty;
 use crate::{command, query};
 
 /// The state of a group.
@@ -51,7 +52,7 @@ pub enum Answer {
 pub fn id_of_request(group: GroupId, request: &[u8]) -> Option<RequestId> {
     match group {
         SHARDMASTER => shardmaster::command::Request::decode(request).ok().map(|request| request.id),
-        _ => HandoffRequest::decode(request).ok().map(|request| request.id()),
+        _ => GroupRequest::decode(request).ok().map(|request| request.id()),
     }
 }
 
@@ -131,6 +132,7 @@ impl StateMachine for Machine {
     type Reply = Reply;
     type Query = Query;
     type Answer = Answer;
+    type Due = TxnDuty;
 
     fn apply(&mut self, slot: Slot, batch: &[u8], replies: &mut Vec<(RequestId, Reply)>) {
         match self {
@@ -142,6 +144,20 @@ impl StateMachine for Machine {
             Machine::Store(store) => {
                 store.apply_each(batch, |id, reply| replies.push((id, Reply::Store(reply))));
             }
+        }
+    }
+
+    fn is_blocked(&self, query: &Query) -> bool {
+        match (self, query) {
+            (Machine::Store(store), Query::Store(query)) => store.is_blocked(query),
+            _ => false,
+        }
+    }
+
+    fn due(&mut self) -> Vec<TxnDuty> {
+        match self {
+            Machine::Master(_) => Vec::new(),
+            Machine::Store(store) => store.due(),
         }
     }
 

@@ -5,11 +5,14 @@ use shardmaster::ids::{Epoch, Owner};
 
 use crate::command::ShardId;
 use crate::handoff::{CopyStatus, Duty, Position, Pulled};
+use crate::txn::{TxnDuty, TxnStatus};
 
 /// Most pairs in one page of a scan.
 pub const SCAN_PAIRS_MAX: u32 = 1000;
 /// A page of a scan ends after this many bytes of keys and values; one pair is always allowed.
 pub const SCAN_BYTES_MAX: usize = 1 << 20;
+/// Most transactions that one answer tells of.
+pub const TXNS_MAX: usize = 1000;
 
 /// A read.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -46,6 +49,10 @@ pub enum Query {
     Duties,
     /// The copies that this group holds.
     Copies,
+    /// What this group owes others because of transactions.
+    TxnDuties,
+    /// The transactions under way here.
+    Txns,
 }
 
 /// Where a scan stands in a shard.
@@ -94,6 +101,10 @@ pub enum Answer {
     Duties(Vec<Duty>),
     /// To Copies, ascending by shard.
     Copies(Vec<CopyStatus>),
+    /// To TxnDuties.
+    TxnDuties(Vec<TxnDuty>),
+    /// To Txns, ascending by shard; at most [`TXNS_MAX`].
+    Txns(Vec<TxnStatus>),
     /// The query breaks a stated bound.
     Invalid,
 }

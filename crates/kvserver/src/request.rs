@@ -7,7 +7,8 @@ use paxos::ids::{ClientId, LogTime, Sequence};
 use paxos::rsm::state_machine::RequestId;
 
 use crate::command::ShardId;
-use crate::handoff::is_handoff;
+use crate::entry::is_group_request;
+use crate::txn::Txn;
 
 /// See [`crate::command::Request`].
 #[derive(Debug, BorrowDecode)]
@@ -29,6 +30,7 @@ pub(crate) enum OpView<'a> {
     Cas { key: &'a [u8], expected: Option<&'a [u8]>, value: &'a [u8] },
     Incr { key: &'a [u8], by: i64 },
     Ack,
+    Txn(Box<Txn>),
 }
 
 impl<'a> OpView<'a> {
@@ -36,13 +38,19 @@ impl<'a> OpView<'a> {
         match *self {
             OpView::Put { key, .. } | OpView::Append { key, .. } | OpView::Delete { key } => Some(key),
             OpView::Cas { key, .. } | OpView::Incr { key, .. } => Some(key),
-            OpView::Ack => None,
+            OpView::Ack | OpView::Txn(_) => None,
         }
     }
 
-    /// Whether the outcome goes into the session table. An acknowledgement has none: running it twice changes nothing.
+    /// Whether the outcome goes into the session table. An acknowledgement and a read have none: running them twice
+    /// changes nothing.
     pub(crate) fn is_recorded(&self) -> bool {
-        !matches!(self, OpView::Ack)
+        match self {
+            OpView::Ack => false,
+            OpView::Txn(txn) => !txn.is_read_only(),
+            OpView::Put { .. } | OpView::Append { .. } | OpView::Delete { .. } | OpView::Cas { .. } => true,
+            OpView::Incr { .. } => true,
+        }
     }
 }
 
@@ -53,7 +61,7 @@ impl<'a> RequestView<'a> {
     /// Reads a request; else the id that its bytes begin with, so that whoever waits for it can be told. No client has
     /// the id 0: such bytes are something else.
     pub(crate) fn read(bytes: &'a [u8]) -> Result<RequestView<'a>, RequestId> {
-        if is_handoff(bytes) {
+        if is_group_request(bytes) {
             return Err(NOBODY);
         }
         codec::decode_borrowed(bytes).map_err(|_| match codec::decode_prefix(bytes) {
@@ -75,15 +83,16 @@ mod tests {
     use crate::command::{Op, Request};
 
     fn owned(view: &RequestView<'_>) -> Request {
-        let op = match view.op {
+        let op = match &view.op {
             OpView::Put { key, value } => Op::Put { key: key.to_vec(), value: value.to_vec() },
             OpView::Append { key, value } => Op::Append { key: key.to_vec(), value: value.to_vec() },
             OpView::Delete { key } => Op::Delete { key: key.to_vec() },
             OpView::Cas { key, expected, value } => {
                 Op::Cas { key: key.to_vec(), expected: expected.map(<[u8]>::to_vec), value: value.to_vec() }
             }
-            OpView::Incr { key, by } => Op::Incr { key: key.to_vec(), by },
+            OpView::Incr { key, by } => Op::Incr { key: key.to_vec(), by: *by },
             OpView::Ack => Op::Ack,
+            OpView::Txn(txn) => Op::Txn(txn.clone()),
         };
         let RequestView { client, sequence, ack_through, sent_at, shard, .. } = *view;
         Request { client, sequence, ack_through, sent_at, shard, op }
@@ -94,7 +103,7 @@ mod tests {
     }
 
     fn decoded(bytes: &[u8]) -> Option<Request> {
-        codec::decode(bytes).ok().filter(|_| !is_handoff(bytes))
+        codec::decode(bytes).ok().filter(|_| !is_group_request(bytes))
     }
 
     fn any_op() -> impl Strategy<Value = Op> {

@@ -92,7 +92,9 @@ fn reply_numbers(reply: &Reply) -> [u64; 3] {
         Reply::NotANumber => [5, 0, 0],
         Reply::ValueTooLarge => [6, 0, 0],
         // Never recorded.
-        Reply::Refused(_) | Reply::Handoff(_) => [7, 0, 0],
+        Reply::Refused(_) | Reply::Handoff(_) | Reply::Between(_) => [7, 0, 0],
+        Reply::Txn(_) => [8, 0, 0],
+        Reply::TxnFailed { op, error } => [9, u64::from(op), error as u64],
     }
 }
 

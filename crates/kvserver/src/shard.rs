@@ -173,7 +173,7 @@ impl Data {
                     }
                 }
             }
-            OpView::Ack => Reply::Acked,
+            OpView::Ack | OpView::Txn(_) => Reply::Acked,
         }
     }
 

@@ -17,13 +17,15 @@ use shardmaster::ids::Epoch;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::command::{Refusal, Reply, ShardId, shard_of};
+use crate::entry::{GroupCommand, GroupRequest, is_group_request};
 use crate::genesis::Limits;
-use crate::handoff::{CopyStatus, Discarded, Duty, Elsewhere, HandoffRequest, Place, is_handoff};
+use crate::handoff::{CopyStatus, Discarded, Duty, Elsewhere, Place};
 use crate::query::{Answer, Query};
 use crate::request::{NOBODY, RequestView};
 use crate::session::Context;
 use crate::shard::Shard;
 use crate::tally::{Table, Tally, hash_numbers};
+use crate::txn::{TxnDuty, TxnStatus};
 use crate::{scan, snapshot};
 
 /// The replicated state of a group.
@@ -133,6 +135,16 @@ impl Store {
         self.places().filter_map(|(id, place)| place.status(id)).collect()
     }
 
+    /// What this group owes others because of transactions. Takes no longer for shards without one.
+    pub fn txn_duties(&self) -> Vec<TxnDuty> {
+        Vec::new()
+    }
+
+    /// The transactions under way here, ascending by shard.
+    pub fn txns(&self) -> Vec<TxnStatus> {
+        Vec::new()
+    }
+
     /// The highest epoch of a shard that this group ever staged, served or refused: what names an older one comes late.
     pub fn fence(&self, shard: ShardId) -> Epoch {
         self.place(shard).map_or(Epoch(0), |place| place.fence)
@@ -218,11 +230,17 @@ impl Store {
     }
 
     fn apply_entry(&mut self, bytes: &[u8]) -> (RequestId, Reply) {
-        if !is_handoff(bytes) {
+        if !is_group_request(bytes) {
             return self.apply_request(bytes);
         }
-        match HandoffRequest::decode(bytes) {
-            Ok(request) => (request.id(), Reply::Handoff(self.apply_handoff(request.command))),
+        match GroupRequest::decode(bytes) {
+            Ok(request) => {
+                let id = request.id();
+                match request.command {
+                    GroupCommand::Handoff(command) => (id, Reply::Handoff(self.apply_handoff(command))),
+                    GroupCommand::Txn(_) => (id, Reply::Refused(Refusal::Invalid)),
+                }
+            }
             Err(_) => (NOBODY, Reply::Refused(Refusal::Invalid)),
         }
     }
@@ -271,6 +289,7 @@ impl StateMachine for Store {
     type Reply = Reply;
     type Query = Query;
     type Answer = Answer;
+    type Due = TxnDuty;
 
     fn apply(&mut self, _slot: Slot, batch: &[u8], replies: &mut Vec<(RequestId, Reply)>) {
         self.apply_each(batch, |id, reply| replies.push((id, reply)));
@@ -280,7 +299,7 @@ impl StateMachine for Store {
     fn is_long(query: &Query) -> bool {
         match query {
             Query::Scan { .. } | Query::Pull { .. } => true,
-            Query::Get { .. } | Query::Duties | Query::Copies => false,
+            Query::Get { .. } | Query::Duties | Query::Copies | Query::TxnDuties | Query::Txns => false,
         }
     }
 
@@ -293,6 +312,8 @@ impl StateMachine for Store {
             Query::Pull { shard, epoch, at } => self.pull(*shard, *epoch, at),
             Query::Duties => Answer::Duties(self.duties()),
             Query::Copies => Answer::Copies(self.copies()),
+            Query::TxnDuties => Answer::TxnDuties(self.txn_duties()),
+            Query::Txns => Answer::Txns(self.txns()),
         }
     }
 
@@ -319,6 +340,14 @@ impl StateMachine for Store {
 
     fn discarded(&mut self) -> Option<Box<dyn Send>> {
         self.discarded.take()
+    }
+
+    fn due(&mut self) -> Vec<TxnDuty> {
+        Vec::new()
+    }
+
+    fn is_blocked(&self, _query: &Query) -> bool {
+        false
     }
 
     fn pages(&self) -> Box<dyn Iterator<Item = Page> + '_> {

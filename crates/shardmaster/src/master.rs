@@ -234,6 +234,7 @@ impl StateMachine for Master {
     type Reply = Reply;
     type Query = Query;
     type Answer = Answer;
+    type Due = ();
 
     fn apply(&mut self, _slot: Slot, batch: &[u8], replies: &mut Vec<(RequestId, Reply)>) {
         let Ok(view) = BatchView::new(batch) else {

@@ -127,7 +127,7 @@ impl Values {
                 Op::Append { key, value } => self.0.entry(key.clone()).or_default().extend(value),
                 Op::Put { key, value } => drop(self.0.insert(key.clone(), value.clone())),
                 Op::Delete { key } => drop(self.0.remove(key)),
-                Op::Cas { .. } | Op::Incr { .. } | Op::Ack => {}
+                Op::Cas { .. } | Op::Incr { .. } | Op::Ack | Op::Txn(_) => {}
             }
         }
         self

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use kvserver::command::Reply;
-use kvserver::handoff::{CopyPhase, CopyStatus, Duty, HandoffCommand, HandoffReply, HandoffRequest};
+use kvserver::entry::GroupRequest;
+use kvserver::handoff::{CopyPhase, CopyStatus, Duty, HandoffCommand, HandoffReply};
 use kvserver::store::Store;
 use paxos::ids::{ClientId, Sequence};
 use paxos::rsm::batch::BatchBuilder;
@@ -53,7 +54,7 @@ pub struct HeldMaster {
 
 /// Applies a handoff command.
 pub(crate) fn apply(store: &mut Store, command: HandoffCommand) -> HandoffReply {
-    let request = HandoffRequest { client: ClientId(1), sequence: Sequence(1), command };
+    let request = GroupRequest { client: ClientId(1), sequence: Sequence(1), command: command.into() };
     match ask(store, &request.encode()) {
         Reply::Handoff(reply) => reply,
         _ => HandoffReply::default(),

@@ -102,10 +102,14 @@ impl Engine {
                 return self.come_back(key, &backoff::MOVING, ErrorKind::Busy, now);
             }
             // The stamp comes of age while we wait.
-            Refusal::Busy(_) | Refusal::FromTheFuture if acts => {
+            Refusal::Busy(_) | Refusal::FromTheFuture | Refusal::Conflict(_) if acts => {
                 return self.back_off(key, ErrorKind::Busy, now);
             }
-            Refusal::WrongGroup { .. } | Refusal::Awaiting | Refusal::Busy(_) | Refusal::FromTheFuture => {
+            Refusal::WrongGroup { .. }
+            | Refusal::Awaiting
+            | Refusal::Busy(_)
+            | Refusal::Conflict(_)
+            | Refusal::FromTheFuture => {
                 return;
             }
         };

@@ -1,57 +1,11 @@
 //! What two groups say to each other while a shard moves, and how it stands in their logs.
 
 use bincode::{Decode, Encode};
-use paxos::codec::{self, CodecError};
 use paxos::ids::{ClientId, LogTime, Sequence};
-use paxos::rsm::state_machine::RequestId;
 use shardmaster::ids::{Epoch, GroupRef, ShardId};
 use shardmaster::orders::{Order, Report};
 
 use crate::command::Reply;
-
-/// First byte of a handoff entry. A client's request begins with its id, and 0 is nobody's.
-const MARK: u8 = 0;
-
-/// Whether the bytes of an entry claim to be a handoff command. What takes requests from clients refuses such bytes.
-pub fn is_handoff(bytes: &[u8]) -> bool {
-    bytes.first() == Some(&MARK)
-}
-
-/// A handoff command as it stands in the log of a shard group.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
-pub struct HandoffRequest {
-    /// Whoever waits for the reply. Such a request isn't recorded: what it does twice has an effect once.
-    pub client: ClientId,
-    /// Which of its requests.
-    pub sequence: Sequence,
-    /// What to do.
-    pub command: HandoffCommand,
-}
-
-impl HandoffRequest {
-    /// The bytes of the entry: a zero, then the request.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![MARK];
-        codec::encode_into(self, &mut bytes);
-        bytes
-    }
-
-    /// What [`HandoffRequest::encode`] made.
-    ///
-    /// # Errors
-    /// [`CodecError`] for anything else.
-    pub fn decode(bytes: &[u8]) -> Result<HandoffRequest, CodecError> {
-        match bytes.split_first() {
-            Some((&MARK, rest)) => codec::decode(rest),
-            Some(_) | None => Err(CodecError::Malformed("not a handoff command".into())),
-        }
-    }
-
-    /// What its reply is matched by.
-    pub fn id(&self) -> RequestId {
-        RequestId { client: self.client, sequence: self.sequence }
-    }
-}
 
 /// What a handoff entry does. Each names the epoch of the move, and has no effect where no copy of that epoch stands in
 /// the fitting phase.
@@ -243,37 +197,4 @@ pub enum Pulled {
     NotStarted,
     /// The source has no copy of the move and never will.
     Gone,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::command::{Op, Request};
-
-    #[test]
-    fn a_handoff_entry_and_a_request_are_told_apart_by_the_first_byte() {
-        let command = HandoffCommand::Freeze { shard: ShardId(3), epoch: Epoch(2), staged: 7 };
-        let handoff = HandoffRequest { client: ClientId(9), sequence: Sequence(1), command };
-        let bytes = handoff.encode();
-        assert!(is_handoff(&bytes));
-        assert_eq!(HandoffRequest::decode(&bytes), Ok(handoff));
-        for client in [1, 250, 251, 1 << 20, u128::MAX] {
-            let request = Request {
-                client: ClientId(client),
-                sequence: Sequence(1),
-                ack_through: Sequence(0),
-                sent_at: LogTime(0),
-                shard: ShardId(0),
-                op: Op::Ack,
-            };
-            assert!(!is_handoff(&codec::encode(&request)), "client {client}");
-        }
-    }
-
-    #[test]
-    fn other_bytes_are_no_handoff_command() {
-        for bytes in [&[][..], &[0], &[1, 2, 3], &[0, 255, 255]] {
-            assert!(HandoffRequest::decode(bytes).is_err(), "{bytes:?}");
-        }
-    }
 }

@@ -21,8 +21,7 @@ mod source;
 
 pub use duties::{CopyPhase, CopyStatus, Duty};
 pub use messages::{
-    Base, Chunk, HandoffCommand, HandoffReply, HandoffRequest, Item, Outcome, Position, Pulled, Seal,
-    SessionRow, is_handoff,
+    Base, Chunk, HandoffCommand, HandoffReply, Item, Outcome, Position, Pulled, Seal, SessionRow,
 };
 
 pub(crate) use dirty::{Dirty, DirtyItem, DirtyRecord};

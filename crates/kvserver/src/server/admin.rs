@@ -83,6 +83,7 @@ impl Administration {
             loss_percent: faults.loss_percent,
             slow: slow.collect(),
             enabled: self.context.faults_enabled,
+            crash_at: String::new(),
         }
     }
 
@@ -240,6 +241,13 @@ impl Admin for Administration {
         let faults = self.checked_faults(request.into_inner())?;
         self.context.node.set_faults(faults);
         Ok(Response::new(self.faults()))
+    }
+
+    async fn transactions(
+        &self,
+        _: Request<v1::TransactionsRequest>,
+    ) -> Result<Response<v1::TransactionsResponse>, Status> {
+        Err(Status::unimplemented("transactions"))
     }
 
     async fn get_faults(&self, _: Request<v1::FaultsRequest>) -> Result<Response<v1::Faults>, Status> {

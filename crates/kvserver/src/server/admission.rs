@@ -9,7 +9,7 @@ use wire::v1;
 
 use super::refusal::Rejected;
 use crate::command::{KEY_BYTES_MAX, ShardId, VALUE_BYTES_MAX};
-use crate::handoff::is_handoff;
+use crate::entry::is_group_request;
 use crate::machine::{self, Machine};
 use crate::query::Query;
 use crate::request::{OpView, RequestView};
@@ -51,7 +51,7 @@ pub(crate) fn admit_write(shards: u16, request: Bytes) -> Result<Admitted, Rejec
     if request.len() > REQUEST_BYTES_MAX {
         return Err(Rejected::TooLarge("the request is larger than any key and value may be"));
     }
-    if is_handoff(&request) {
+    if is_group_request(&request) {
         return Err(Rejected::Invalid("sessions are named by anything but zero"));
     }
     let view = RequestView::read(&request).map_err(|_| Rejected::Invalid("the request can't be read"))?;
@@ -68,7 +68,7 @@ fn check_sizes(op: &OpView<'_>) -> Result<(), Rejected> {
     let value = match op {
         OpView::Put { value, .. } | OpView::Append { value, .. } => value.len(),
         OpView::Cas { value, expected, .. } => value.len().max(expected.map_or(0, <[u8]>::len)),
-        OpView::Delete { .. } | OpView::Incr { .. } | OpView::Ack => 0,
+        OpView::Delete { .. } | OpView::Incr { .. } | OpView::Ack | OpView::Txn(_) => 0,
     };
     if value > VALUE_BYTES_MAX {
         return Err(Rejected::TooLarge("the value is larger than 8 MiB"));

@@ -16,7 +16,8 @@ use tokio::sync::Notify;
 
 use super::ask::{Asker, Unanswered, read_here};
 use super::context::{Context, Phase};
-use crate::handoff::{Duty, HandoffCommand, HandoffReply, HandoffRequest};
+use crate::entry::GroupRequest;
+use crate::handoff::{Duty, HandoffCommand, HandoffReply};
 use crate::{command, machine, query};
 
 /// How often duties are looked at without a cause.
@@ -190,7 +191,7 @@ impl Agent {
 
     async fn command(&self, to: GroupRef, command: HandoffCommand) -> Result<HandoffReply, Unanswered> {
         let id = self.asker.next_id();
-        let request = HandoffRequest { client: id.client, sequence: id.sequence, command };
+        let request = GroupRequest { client: id.client, sequence: id.sequence, command: command.into() };
         match self.asker.write(to, request.encode()).await? {
             machine::Reply::Store(command::Reply::Handoff(reply)) => Ok(reply),
             machine::Reply::Store(_) | machine::Reply::Master(_) => {

@@ -8,7 +8,8 @@ use paxos::rsm::batch::BatchView;
 use shardmaster::command::Command;
 use shardmaster::ids::SHARDMASTER;
 
-use crate::handoff::{HandoffCommand, HandoffRequest, is_handoff};
+use crate::entry::{GroupCommand, GroupRequest, is_group_request};
+use crate::handoff::HandoffCommand;
 use crate::request::{OpView, RequestView};
 
 /// Longest part of a key or value that is shown, in bytes.
@@ -23,7 +24,7 @@ pub(crate) fn lines(group: GroupId, batch: &Bytes) -> Vec<String> {
     let stamp = format!("batch at {}", view.time);
     let requests = view.map(|request| match request {
         Ok(bytes) if group == SHARDMASTER => master_line(bytes),
-        Ok(bytes) if is_handoff(bytes) => handoff_line(bytes),
+        Ok(bytes) if is_group_request(bytes) => handoff_line(bytes),
         Ok(bytes) => line(bytes),
         Err(error) => format!("unreadable: {error}"),
     });
@@ -55,8 +56,12 @@ fn master_line(request: &[u8]) -> String {
 }
 
 fn handoff_line(request: &[u8]) -> String {
-    let Ok(request) = HandoffRequest::decode(request) else { return unreadable(request) };
-    match request.command {
+    let Ok(request) = GroupRequest::decode(request) else { return unreadable(request) };
+    let command = match request.command {
+        GroupCommand::Handoff(command) => command,
+        GroupCommand::Txn(command) => return format!("transaction {command:?}"),
+    };
+    match command {
         HandoffCommand::Order(order) => format!("order {order:?}"),
         HandoffCommand::Start { shard, epoch, to } => format!("start {shard} {epoch} to {to}"),
         HandoffCommand::Freeze { shard, epoch, staged } => {
@@ -89,6 +94,7 @@ fn operation(op: &OpView<'_>) -> String {
             format!("cas {} ({} B) -> ({} B)", quoted(key), expected.len(), value.len())
         }
         OpView::Incr { key, by } => format!("incr {} {by:+}", quoted(key)),
+        OpView::Txn(txn) => format!("txn of {} keys", txn.accesses().len()),
         OpView::Ack => "ack".to_string(),
     }
 }

@@ -48,6 +48,10 @@ impl Groups for BetweenGroups {
         Ok(Response::new(answer(context, call).await))
     }
 
+    async fn submit_many(&self, _: Request<v1::GroupCalls>) -> Result<Response<v1::GroupAnswers>, Status> {
+        Err(Status::unimplemented("many"))
+    }
+
     async fn load(&self, _: Request<v1::LoadRequest>) -> Result<Response<v1::LoadResponse>, Status> {
         let load = load(self.context()?).await;
         Ok(Response::new(load.ok_or_else(|| Status::unavailable("the node is stopping"))?))

@@ -141,6 +141,9 @@ pub(crate) fn status_of_reply(reply: &Reply, only_try: bool) -> Status {
         | Reply::Deleted { .. }
         | Reply::Number { .. }
         | Reply::Acked
+        | Reply::Txn(_)
+        | Reply::TxnFailed { .. }
+        | Reply::Between(_)
         | Reply::Handoff(_) => {
             status(Code::Internal, "an answer to another operation", "MISMATCHED_REPLY", v1::Outcome::Unknown)
         }
@@ -159,6 +162,7 @@ pub(crate) fn status_of_session(refusal: &Refusal, only_try: bool) -> Status {
         Refusal::Busy(_) => (Code::ResourceExhausted, "BUSY", not),
         Refusal::WrongGroup { .. } => (Code::Unavailable, "WRONG_GROUP", not),
         Refusal::Awaiting => (Code::Unavailable, "AWAITING", not),
+        Refusal::Conflict(_) => (Code::Aborted, "CONFLICT", not),
         Refusal::Invalid => (Code::InvalidArgument, "INVALID", not),
     };
     status(code, &refusal.to_string(), word, outcome)

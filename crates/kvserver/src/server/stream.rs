@@ -254,7 +254,9 @@ fn size_of_answer(answer: &Answer) -> usize {
         | Answer::Invalid
         | Answer::Pulled(_)
         | Answer::Duties(_)
-        | Answer::Copies(_) => 0,
+        | Answer::Copies(_)
+        | Answer::TxnDuties(_)
+        | Answer::Txns(_) => 0,
     }
 }
 

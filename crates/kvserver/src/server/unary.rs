@@ -199,6 +199,10 @@ impl Kv for Unary {
         }
     }
 
+    async fn txn(&self, _: Request<v1::TxnRequest>) -> Result<Response<v1::TxnResponse>, Status> {
+        Err(Status::unimplemented("transactions"))
+    }
+
     /// One page in key order over all groups. Each group is read by itself, so a linearizable scan needs a node that
     /// leads them all; `STALE` works everywhere.
     async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<v1::ScanResponse>, Status> {

@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kvserver::command::{Op, Refusal, Reply, Request, ShardId, shard_of};
+use kvserver::entry::GroupRequest;
 use kvserver::genesis::Limits;
-use kvserver::handoff::{Chunk, CopyPhase, Duty, HandoffCommand, HandoffReply, HandoffRequest, Pulled};
+use kvserver::handoff::{Chunk, CopyPhase, Duty, HandoffCommand, HandoffReply, Pulled};
 use kvserver::query::{Answer, Query};
 use kvserver::store::Store;
 use paxos::ids::{ClientId, Generation, GroupId, LogTime, Sequence, Slot};
@@ -103,7 +104,8 @@ impl World {
 
     /// Proposes a handoff command in a group.
     pub(crate) fn command(&mut self, number: u32, command: HandoffCommand) -> HandoffReply {
-        let request = HandoffRequest { client: ClientId(1 << 100), sequence: Sequence(1), command };
+        let request =
+            GroupRequest { client: ClientId(1 << 100), sequence: Sequence(1), command: command.into() };
         let before = self.store(number).clone();
         match self.apply(number, &request.encode()) {
             Reply::Handoff(reply) => {
@@ -181,7 +183,7 @@ impl World {
                 assert_eq!(reply, &Reply::Deleted { existed: value.is_some() });
                 None
             }
-            Op::Cas { .. } | Op::Incr { .. } | Op::Ack => panic!("not in this world"),
+            Op::Cas { .. } | Op::Incr { .. } | Op::Ack | Op::Txn(_) => panic!("not in this world"),
         };
         if let (Some(value), Reply::Written { length, .. }) = (&value, reply) {
             assert_eq!(*length, value.len() as u64, "what was written before is there");

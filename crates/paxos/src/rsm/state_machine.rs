@@ -46,13 +46,27 @@ pub trait StateMachine: Clone + Send + Sync + 'static {
     type Query: Send + 'static;
     /// What a query is answered with.
     type Answer: Send + 'static;
+    /// Something that the group now owes somebody, to be done by its leader.
+    type Due: Send + 'static;
 
     /// Applies one batch, as encoded by [`crate::rsm::batch`]. Total: any bytes give the same typed result on every replica.
-    /// Pushes one reply a request, in order.
+    /// Pushes one reply a request, in order; the reply of a request that waits for others (a transaction, a request to a key
+    /// that one has locked) comes with a later batch.
     fn apply(&mut self, slot: Slot, batch: &[u8], replies: &mut Vec<(RequestId, Self::Reply)>);
 
     /// Answers a read from the state as it is.
     fn query(&self, query: &Self::Query) -> Self::Answer;
+
+    /// Whether this query has to wait until a later batch is applied: what it reads is locked.
+    fn is_blocked(&self, _query: &Self::Query) -> bool {
+        false
+    }
+
+    /// What the group owes others since the last time this was asked: to be taken after each apply, acted on by the leader,
+    /// and forgotten by everyone else. Only a hint that saves a wait: all that is owed can be read off the state at any time.
+    fn due(&mut self) -> Vec<Self::Due> {
+        Vec::new()
+    }
 
     /// Whether answering this query may take long: it is then answered from a clone, beside what goes on.
     fn is_long(_query: &Self::Query) -> bool {

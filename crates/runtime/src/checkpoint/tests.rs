@@ -20,6 +20,7 @@ impl StateMachine for Machine {
     type Reply = ();
     type Query = ();
     type Answer = ();
+    type Due = ();
 
     fn apply(&mut self, _slot: Slot, _batch: &[u8], _replies: &mut Vec<(RequestId, ())>) {}
 

@@ -30,6 +30,7 @@ impl StateMachine for Journal {
     type Reply = usize;
     type Query = ();
     type Answer = Vec<u64>;
+    type Due = ();
 
     fn apply(&mut self, _: Slot, batch: &[u8], replies: &mut Vec<(RequestId, usize)>) {
         let view = BatchView::new(batch).unwrap();

@@ -60,9 +60,11 @@ impl Clients {
 fn settles(reply: &Reply) -> bool {
     match reply {
         Reply::Refused(refusal) => match refusal {
-            Refusal::Busy(_) | Refusal::WrongGroup { .. } | Refusal::Awaiting | Refusal::FromTheFuture => {
-                false
-            }
+            Refusal::Busy(_)
+            | Refusal::WrongGroup { .. }
+            | Refusal::Awaiting
+            | Refusal::Conflict(_)
+            | Refusal::FromTheFuture => false,
             Refusal::AlreadyAcknowledged
             | Refusal::SessionExpired
             | Refusal::SequenceReused
@@ -75,6 +77,9 @@ fn settles(reply: &Reply) -> bool {
         | Reply::Mismatch { .. }
         | Reply::NotANumber
         | Reply::ValueTooLarge
+        | Reply::Txn(_)
+        | Reply::TxnFailed { .. }
+        | Reply::Between(_)
         | Reply::Handoff(_) => true,
     }
 }

@@ -65,7 +65,9 @@ impl Judge {
             Op::Put { value, .. } => Some(value.clone()),
             Op::Append { value, .. } => Some([before.clone().unwrap_or_default(), value.clone()].concat()),
             Op::Delete { .. } => None,
-            Op::Cas { .. } | Op::Incr { .. } | Op::Ack => return Err("not in these scripts".to_string()),
+            Op::Cas { .. } | Op::Incr { .. } | Op::Ack | Op::Txn(_) => {
+                return Err("not in these scripts".to_string());
+            }
         };
         let fits = match (reply, &after) {
             (Reply::Written { length, .. }, Some(value)) => *length == value.len() as u64,

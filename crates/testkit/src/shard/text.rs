@@ -73,6 +73,7 @@ pub(crate) fn op(op: &Op, shard: ShardId) -> String {
         Op::Cas { key, value, .. } => shown("cas", key, value),
         Op::Incr { key, by } => shown("incr", key, by.to_string().as_bytes()),
         Op::Ack => "ack".to_string(),
+        Op::Txn(txn) => format!("txn of {} keys", txn.accesses().len()),
     }
 }
 

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use kvserver::command::{Reply, ShardId};
+use kvserver::entry::GroupRequest;
 use kvserver::genesis::Limits;
-use kvserver::handoff::{HandoffCommand, HandoffRequest, Item, Pulled};
+use kvserver::handoff::{HandoffCommand, Item, Pulled};
 use kvserver::query::Answer;
 use kvserver::store::Store;
 use paxos::ids::{ClientId, GroupId, Incarnation, LogTime, NodeId, Sequence, Slot};
@@ -301,7 +302,8 @@ impl World {
         self.sequence += 1;
         let before = self.groups.get(&at).map(|group| view::group(&group.store)).unwrap_or_default();
         let is_freeze = matches!(command, HandoffCommand::Freeze { .. });
-        let request = HandoffRequest { client: AGENT, sequence: Sequence(self.sequence), command };
+        let request =
+            GroupRequest { client: AGENT, sequence: Sequence(self.sequence), command: command.into() };
         let Some(Reply::Handoff(reply)) = self.apply(at, &request.encode()) else { return None };
         let after = self.groups.get(&at).map(|group| view::group(&group.store)).unwrap_or_default();
         let changed = view::changed(&before, &after);

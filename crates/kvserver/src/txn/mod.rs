@@ -1,0 +1,17 @@
+//! Transactions over any keys, strictly serializable.
+//!
+//! A transaction whose shards are all served by one group is one entry of its log. Over several groups it is two-phase
+//! commit among replicated state machines: the coordinator is a record in the transaction's home shard, the participants
+//! are locks in the others, and each step is an entry of a log. So whoever leads goes on where the last one was, and
+//! nothing blocks longer than a group is without a majority.
+
+mod language;
+mod messages;
+
+pub use language::{
+    Access, Compare, Condition, Relation, TXN_BYTES_MAX, TXN_KEYS_MAX, TXN_OPS_MAX, Txn, TxnError, TxnOp,
+    TxnReply, TxnResult,
+};
+pub use messages::{
+    Age, Attempt, Conflict, Decision, Grant, TxnAnswer, TxnCommand, TxnDuty, TxnState, TxnStatus,
+};
