@@ -12,6 +12,7 @@ use tonic::Status;
 use wire::v1;
 
 use super::config::{Config, Serving};
+use super::crash::Crash;
 use super::directory::Directory;
 use super::latency::Latencies;
 use super::node::Node;
@@ -47,6 +48,8 @@ pub(crate) struct Traffic {
     pub(crate) unary_calls: AtomicU64,
     pub(crate) connections_refused: AtomicU64,
     pub(crate) connections_silent: AtomicU64,
+    pub(crate) group_calls: AtomicU64,
+    pub(crate) group_entries: AtomicU64,
 }
 
 /// Adds to a counter that only grows.
@@ -85,6 +88,7 @@ pub(crate) struct Context {
     pub(crate) directory: Directory,
     pub(crate) serving: Serving,
     pub(crate) faults_enabled: bool,
+    pub(crate) crash: Crash,
     pub(crate) traffic: Traffic,
     pub(crate) loads: Loads,
     pub(crate) latencies: Latencies,
@@ -102,6 +106,7 @@ impl Context {
             directory,
             serving: config.serving.clone(),
             faults_enabled: config.faults,
+            crash: Crash::default(),
             traffic: Traffic::default(),
             phase: watch::Sender::new(Phase::Serving),
             log_time: AtomicU64::new(0),

@@ -11,6 +11,8 @@ mod ask;
 mod balance;
 pub mod config;
 mod context;
+mod courier;
+mod crash;
 mod director;
 mod directory;
 mod door;
@@ -30,6 +32,7 @@ mod session;
 mod shardmaster;
 mod stream;
 mod trace;
+mod transactions;
 mod unary;
 
 use std::io;
@@ -66,6 +69,7 @@ use door::Door;
 use groups::BetweenGroups;
 use node::Node;
 use security::Security;
+use transactions::TxnAgent;
 
 /// Window of one HTTP/2 stream, in bytes.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -153,6 +157,7 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
     let context = Arc::new(Context::new(Arc::new(handle.clone()), &config));
     let agent = Agent::new(context.clone());
     let balancer = Balancer::new(context.clone(), agent.clone());
+    let transactions = TxnAgent::new(context.clone(), agent.clone());
     let myself = myself(&config, &handle);
     let director = Director::new(context.clone(), handle.clone(), agent.clone(), myself);
     between.begin(context.clone());
@@ -204,6 +209,8 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
     others.spawn(http::serve(Door::new(http, context.clone()), context.clone(), tokens));
     others.spawn(ready::keep_told(context.clone(), health.clone()));
     others.spawn(agent.run());
+    others.spawn(transactions.clone().act());
+    others.spawn(transactions.look());
     others.spawn(balancer.run());
     others.spawn(director.run());
     tracing::info!(node = config.node, %client_addr, %http_addr, "serving");
