@@ -16,6 +16,7 @@ use super::crash::Crash;
 use super::directory::Directory;
 use super::latency::Latencies;
 use super::node::Node;
+use super::outcomes::Outcomes;
 use crate::command::{KEY_BYTES_MAX, ShardId, VALUE_BYTES_MAX};
 use crate::routing::SHARDS_MAX;
 
@@ -90,6 +91,7 @@ pub(crate) struct Context {
     pub(crate) faults_enabled: bool,
     pub(crate) crash: Crash,
     pub(crate) traffic: Traffic,
+    pub(crate) outcomes: Outcomes,
     pub(crate) loads: Loads,
     pub(crate) latencies: Latencies,
     phase: watch::Sender<Phase>,
@@ -108,6 +110,7 @@ impl Context {
             faults_enabled: config.faults,
             crash: Crash::default(),
             traffic: Traffic::default(),
+            outcomes: Outcomes::default(),
             phase: watch::Sender::new(Phase::Serving),
             log_time: AtomicU64::new(0),
         }

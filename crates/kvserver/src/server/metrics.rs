@@ -72,7 +72,7 @@ const REPLICA_GAUGES: &[(&str, &str, OfReplica)] = &[
 
 impl Collector for NodeCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for (name, help, counter) in self.counters() {
+        for (name, help, counter) in self.counters().into_iter().chain(self.context.outcomes.all()) {
             let counter = ConstCounter::new(counter.load(Ordering::Relaxed));
             counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
         }

@@ -24,6 +24,7 @@ mod http;
 mod latency;
 mod metrics;
 mod node;
+mod outcomes;
 mod page;
 mod ready;
 mod refusal;
@@ -34,6 +35,7 @@ mod stream;
 mod trace;
 mod transactions;
 mod unary;
+mod unary_txn;
 
 use std::io;
 use std::net::SocketAddr;
