@@ -30,6 +30,7 @@ impl Outcomes {
                 Conflict::TimedOut => &self.timed_out,
                 Conflict::Full => &self.full,
                 Conflict::GivenUp => &self.given_up,
+                Conflict::TooLarge => &self.failed,
             },
             _ => return,
         };

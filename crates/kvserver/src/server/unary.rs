@@ -27,7 +27,7 @@ use crate::command::{BusyReason, Op, Refusal, Reply, Request as Write, ShardId, 
 use crate::machine::{self, Machine};
 use crate::query::{Answer, Query, SCAN_PAIRS_MAX, ShardCursor};
 use crate::routing::SHARDS_MAX;
-use crate::txn::{Txn, TxnReply};
+use crate::txn::{Conflict, Txn, TxnReply};
 
 /// A call without a deadline of its own is given up after this time.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -190,7 +190,11 @@ fn gives_way(refusal: &Refusal) -> bool {
             BusyReason::Locked | BusyReason::Moving | BusyReason::Transactions => true,
             BusyReason::Sessions | BusyReason::Window => false,
         },
-        Refusal::Awaiting | Refusal::Conflict(_) => true,
+        Refusal::Conflict(why) => match why {
+            Conflict::Older | Conflict::Moving | Conflict::TimedOut | Conflict::Full => true,
+            Conflict::GivenUp | Conflict::TooLarge => false,
+        },
+        Refusal::Awaiting => true,
         Refusal::AlreadyAcknowledged
         | Refusal::SessionExpired
         | Refusal::FromTheFuture

@@ -338,9 +338,9 @@ fn is_final(reply: &Reply) -> bool {
     match reply {
         Reply::Refused(refusal) => match refusal {
             Refusal::Busy(_)
+            | Refusal::Conflict(_)
             | Refusal::WrongGroup { .. }
             | Refusal::Awaiting
-            | Refusal::Conflict(_)
             | Refusal::FromTheFuture => false,
             Refusal::AlreadyAcknowledged
             | Refusal::SessionExpired
