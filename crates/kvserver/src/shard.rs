@@ -234,7 +234,7 @@ impl Data {
 }
 
 /// The number that a value is the decimal text of; a sign and leading zeros are fine, spaces aren't.
-fn number(bytes: &[u8]) -> Option<i64> {
+pub(crate) fn number(bytes: &[u8]) -> Option<i64> {
     if bytes.len() > NUMBER_BYTES_MAX {
         return None;
     }

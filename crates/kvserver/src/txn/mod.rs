@@ -5,12 +5,14 @@
 //! are locks in the others, and each step is an entry of a log. So whoever leads goes on where the last one was, and
 //! nothing blocks longer than a group is without a majority.
 
+#[cfg_attr(not(test), allow(dead_code))]
+mod evaluate;
 mod language;
 mod messages;
 
 pub use language::{
     Access, Compare, Condition, Relation, TXN_BYTES_MAX, TXN_KEYS_MAX, TXN_OPS_MAX, Txn, TxnError, TxnOp,
-    TxnReply, TxnResult,
+    TxnReply, TxnResult, Unfit,
 };
 pub use messages::{
     Age, Attempt, Conflict, Decision, Grant, TxnAnswer, TxnCommand, TxnDuty, TxnState, TxnStatus,
