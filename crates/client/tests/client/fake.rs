@@ -8,8 +8,6 @@ mod admin;
 mod node;
 #[path = "fake/shardmaster.rs"]
 mod shardmaster;
-#[path = "fake/txn.rs"]
-mod txn;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{SocketAddr, TcpListener};
@@ -27,7 +25,7 @@ use kvserver::store::Store;
 use kvserver::txn::Conflict;
 use parking_lot::Mutex;
 use paxos::codec;
-use paxos::ids::{ClientId, Generation, GroupId, LogTime, Sequence, Slot};
+use paxos::ids::{Generation, GroupId, LogTime, Sequence, Slot};
 use paxos::rsm::batch::BatchBuilder;
 use paxos::rsm::state_machine::StateMachine;
 use tokio::runtime::Runtime;
@@ -94,8 +92,6 @@ pub(crate) struct World {
     pub(crate) frames: AtomicUsize,
     pub(crate) streams: AtomicUsize,
     pub(crate) stale_reads: AtomicUsize,
-    /// What became of transactions.
-    outcomes: Mutex<BTreeMap<(ClientId, Sequence), Reply>>,
     /// What nodes say of transactions under way, by node.
     pub(crate) transactions: Mutex<BTreeMap<u32, v1::TransactionsResponse>>,
 }
@@ -133,7 +129,6 @@ impl Fake {
             frames: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             stale_reads: AtomicUsize::new(0),
-            outcomes: Mutex::default(),
             transactions: Mutex::default(),
         });
         let nodes = (1..).zip(listeners).map(|(id, listener)| Node::start(id, listener, &world)).collect();
@@ -403,13 +398,6 @@ impl World {
     }
 
     fn apply(&self, bytes: &Bytes) -> Reply {
-        match codec::decode::<Write>(bytes).unwrap() {
-            Write { client, sequence, op: Op::Txn(txn), .. } => self.transact((client, sequence), &txn),
-            _ => self.apply_single(bytes),
-        }
-    }
-
-    fn apply_single(&self, bytes: &[u8]) -> Reply {
         let mut batch = BatchBuilder::default();
         batch.push(bytes);
         let time = LogTime(self.log_time.load(Ordering::Relaxed));
