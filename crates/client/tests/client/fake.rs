@@ -56,6 +56,8 @@ pub(crate) enum Act {
     Refuse(v1::Code),
     /// Says that this try of a transaction was given up.
     GiveWay(Conflict),
+    /// The same, later.
+    GiveWayAfter(Duration, Conflict),
     /// Refuses it, though it may have run.
     RefuseUnknown(v1::Code),
 }
@@ -272,12 +274,11 @@ impl World {
                             out.extend([answer.clone(), answer]);
                         }
                         Act::AnswerAfter(delay) => {
-                            let answer = reply(call.id, &self.apply(&bytes));
-                            let (world, later) = (self.clone(), answers.clone());
-                            tokio::spawn(async move {
-                                tokio::time::sleep(delay).await;
-                                world.send(&later, vec![answer]);
-                            });
+                            self.send_after(delay, answers, reply(call.id, &self.apply(&bytes)));
+                        }
+                        Act::GiveWayAfter(delay, conflict) => {
+                            let refused = reply(call.id, &Reply::Refused(Refusal::Conflict(conflict)));
+                            self.send_after(delay, answers, refused);
                         }
                         Act::Refuse(code) => out.push(self.refuse(node, call.group, call.id, code, false)),
                         Act::GiveWay(conflict) => {
@@ -303,6 +304,14 @@ impl World {
             let log_time = self.log_time.load(Ordering::Relaxed);
             let _sent = to.send(Ok(v1::ServerFrame { answers, log_time, hello: None, routing: None }));
         }
+    }
+
+    fn send_after(self: &Arc<Self>, delay: Duration, to: &Answers, answer: v1::Answer) {
+        let (world, later) = (self.clone(), to.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            world.send(&later, vec![answer]);
+        });
     }
 
     /// Who serves a shard, as the log of a group that had it says.
