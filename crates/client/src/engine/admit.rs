@@ -1,7 +1,7 @@
 //! How calls come and go: room, tickets, and the hand-over of results to callers.
 
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kvserver::command::ShardId;
@@ -63,6 +63,8 @@ impl Engine {
             silences: 0,
             conflicts: 0,
             conflict: None,
+            tried: now,
+            lasted: Duration::ZERO,
             trouble: None,
         };
         let key = self
@@ -100,6 +102,7 @@ impl Engine {
             return;
         }
         call.body = body;
+        call.tried = now;
         self.dispatch(key, now);
     }
 

@@ -122,6 +122,9 @@ impl Engine {
     fn gave_way(&mut self, key: Key, conflict: Conflict, now: Instant) {
         let Some(call) = self.calls.get_mut(key) else { return };
         call.conflict = Some(conflict);
+        if conflict == Conflict::TimedOut {
+            call.lasted = now.saturating_duration_since(call.tried);
+        }
         if conflict == Conflict::Moving {
             call.redirects = call.redirects.saturating_add(1);
             return self.come_back(key, &backoff::MOVING, ErrorKind::Conflict, now);

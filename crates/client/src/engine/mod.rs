@@ -17,7 +17,7 @@ mod tick;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kvserver::command::ShardId;
@@ -111,6 +111,10 @@ struct Call {
     conflicts: u32,
     /// Why the last one did.
     conflict: Option<Conflict>,
+    /// When the present try began, its repetitions included.
+    tried: Instant,
+    /// How long the last try took that ran out of time on its own.
+    lasted: Duration,
     /// The last thing that stood in its way.
     trouble: Option<ErrorKind>,
 }

@@ -52,7 +52,9 @@ impl Engine {
         let mut next = SOON;
         let (attempt, timeout) = (self.options.attempt_timeout, self.options.timeout);
         let too_late = |call: &Call| {
-            call.deadline <= now + LAST_TRY.min(timeout / 8) && call.outcome() == Outcome::NotExecuted
+            // The next try of a transaction may take as long as the last one.
+            let takes = LAST_TRY.min(timeout / 8).max(call.lasted.min(timeout / 2));
+            call.deadline <= now + takes && call.outcome() == Outcome::NotExecuted
         };
         let due = |call: &Call| {
             let sent_until = |at| at + attempt.saturating_mul(1 << call.silences.min(8));
@@ -76,7 +78,7 @@ impl Engine {
         for (key, due) in all {
             match due {
                 Due::Deadline => self.give_up(key),
-                Due::Again => self.dispatch(key, now),
+                Due::Again => self.again(key, now),
                 Due::Silence => self.repeat(key, now),
             }
         }
@@ -105,6 +107,14 @@ impl Engine {
         let bytes: usize = self.calls.iter_mut().filter(|(_, call)| owed(call)).map(|(_, c)| c.cost).sum();
         let mebibytes = u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
         quiet >= self.options.silence + SILENCE_PER_MIB.saturating_mul(mebibytes)
+    }
+
+    /// A call that was refused goes out again.
+    fn again(&mut self, key: Key, now: Instant) {
+        if let Some(call) = self.calls.get_mut(key) {
+            call.tried = now;
+        }
+        self.dispatch(key, now);
     }
 
     /// A try heard nothing: the request goes out again, to somebody else if its leader answers nobody.
@@ -165,7 +175,7 @@ impl Engine {
 
 fn gave_way(conflict: Option<Conflict>) -> String {
     let why = conflict.map(|why| format!(": {why}")).unwrap_or_default();
-    format!("the transaction had to give way until its deadline{why}")
+    format!("the transaction didn't get through{why}")
 }
 
 fn later(kind: ErrorKind, group: u32) -> String {

@@ -8,8 +8,6 @@ mod admin;
 mod node;
 #[path = "fake/shardmaster.rs"]
 mod shardmaster;
-#[path = "fake/txn.rs"]
-mod txn;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{SocketAddr, TcpListener};
@@ -27,7 +25,7 @@ use kvserver::store::Store;
 use kvserver::txn::Conflict;
 use parking_lot::Mutex;
 use paxos::codec;
-use paxos::ids::{ClientId, Generation, GroupId, LogTime, Sequence, Slot};
+use paxos::ids::{Generation, GroupId, LogTime, Sequence, Slot};
 use paxos::rsm::batch::BatchBuilder;
 use paxos::rsm::state_machine::StateMachine;
 use tokio::runtime::Runtime;
@@ -58,6 +56,8 @@ pub(crate) enum Act {
     Refuse(v1::Code),
     /// Says that this try of a transaction was given up.
     GiveWay(Conflict),
+    /// The same, later.
+    GiveWayAfter(Duration, Conflict),
     /// Refuses it, though it may have run.
     RefuseUnknown(v1::Code),
 }
@@ -94,8 +94,6 @@ pub(crate) struct World {
     pub(crate) frames: AtomicUsize,
     pub(crate) streams: AtomicUsize,
     pub(crate) stale_reads: AtomicUsize,
-    /// What became of transactions.
-    outcomes: Mutex<BTreeMap<(ClientId, Sequence), Reply>>,
     /// What nodes say of transactions under way, by node.
     pub(crate) transactions: Mutex<BTreeMap<u32, v1::TransactionsResponse>>,
 }
@@ -133,7 +131,6 @@ impl Fake {
             frames: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             stale_reads: AtomicUsize::new(0),
-            outcomes: Mutex::default(),
             transactions: Mutex::default(),
         });
         let nodes = (1..).zip(listeners).map(|(id, listener)| Node::start(id, listener, &world)).collect();
@@ -277,12 +274,11 @@ impl World {
                             out.extend([answer.clone(), answer]);
                         }
                         Act::AnswerAfter(delay) => {
-                            let answer = reply(call.id, &self.apply(&bytes));
-                            let (world, later) = (self.clone(), answers.clone());
-                            tokio::spawn(async move {
-                                tokio::time::sleep(delay).await;
-                                world.send(&later, vec![answer]);
-                            });
+                            self.send_after(delay, answers, reply(call.id, &self.apply(&bytes)));
+                        }
+                        Act::GiveWayAfter(delay, conflict) => {
+                            let refused = reply(call.id, &Reply::Refused(Refusal::Conflict(conflict)));
+                            self.send_after(delay, answers, refused);
                         }
                         Act::Refuse(code) => out.push(self.refuse(node, call.group, call.id, code, false)),
                         Act::GiveWay(conflict) => {
@@ -308,6 +304,14 @@ impl World {
             let log_time = self.log_time.load(Ordering::Relaxed);
             let _sent = to.send(Ok(v1::ServerFrame { answers, log_time, hello: None, routing: None }));
         }
+    }
+
+    fn send_after(self: &Arc<Self>, delay: Duration, to: &Answers, answer: v1::Answer) {
+        let (world, later) = (self.clone(), to.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            world.send(&later, vec![answer]);
+        });
     }
 
     /// Who serves a shard, as the log of a group that had it says.
@@ -403,13 +407,6 @@ impl World {
     }
 
     fn apply(&self, bytes: &Bytes) -> Reply {
-        match codec::decode::<Write>(bytes).unwrap() {
-            Write { client, sequence, op: Op::Txn(txn), .. } => self.transact((client, sequence), &txn),
-            _ => self.apply_single(bytes),
-        }
-    }
-
-    fn apply_single(&self, bytes: &[u8]) -> Reply {
         let mut batch = BatchBuilder::default();
         batch.push(bytes);
         let time = LogTime(self.log_time.load(Ordering::Relaxed));

@@ -147,7 +147,7 @@ pub(crate) enum Command {
     /// Measures operations a second and their latencies
     #[command(after_help = "Examples:\n  kvctl bench --workload put --clients 256 --seconds 20\n  \
         kvctl -o json bench --workload mixed --read-ratio 0.9\n  \
-        kvctl bench --workload txn --txn-keys 4 --local")]
+        kvctl bench --workload txn --txn-keys 4 --across")]
     Bench(BenchArgs),
     /// Starts a cluster on this machine, to look at and to break
     #[command(

@@ -93,7 +93,8 @@ impl List {
     fn text(&self) -> String {
         let mut text = String::new();
         if self.tries.is_empty() {
-            text += "no transaction over several groups is under way\n";
+            let known = if self.problems.is_empty() { "" } else { "known to be " };
+            let _ = writeln!(text, "no transaction over several groups is {known}under way");
         } else {
             let header = ["transaction", "state", "age", "coordinator", "participants", "waits for", "keys"];
             let mut table = output::table(header);

@@ -30,8 +30,7 @@ blocks are asked for one after the other; an empty line ends one.
 
 If a compare doesn't hold, that is exit code 4 without an `else` block, and 0 with one.
 
-Example:
-  kvctl txn <<'END'
+Example, in a file buy.txn and, without its else, in one line:
   compare:
     value seat/12a = free
   then:
@@ -39,7 +38,8 @@ Example:
     incr sold
   else:
     get seat/12a
-  END
+
+  kvctl txn buy.txn
   kvctl txn -c 'value seat/12a = free; then: put seat/12a ann; incr sold'";
 
 /// A part of the text.

@@ -3,14 +3,15 @@
 //! The generator shares the machine with the servers, so an operation costs it as little as can be: keys are digits
 //! written in place, values the same bytes, callers long-lived tasks, and latencies go into one histogram.
 
+mod transfers;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use client::{Client, Consistency, Transaction};
+use client::{Client, Consistency};
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
-use rand::seq::index::sample;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -18,13 +19,12 @@ use tokio::task::JoinSet;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, message};
+use transfers::Transfers;
 
 /// Digits of a key.
 const KEY_BYTES: usize = 16;
 /// A caller whose operation failed waits this long, so that a cluster that is down isn't asked in a tight loop.
 const AFTER_ERROR: Duration = Duration::from_millis(10);
-/// Tags that transactions of one shard choose from, each with many keys.
-const TAGS_MAX: usize = 1024;
 /// Longest latency told apart, in µs.
 const LATENCY_US_MAX: u64 = 600_000_000;
 
@@ -73,6 +73,9 @@ pub(crate) struct BenchArgs {
     /// The keys of a transaction of `txn` are all in one shard
     #[arg(long)]
     local: bool,
+    /// The keys of a transaction of `txn` are in different groups, as far as there are so many
+    #[arg(long, conflicts_with = "local")]
+    across: bool,
 }
 
 fn ratio(text: &str) -> Result<f64, String> {
@@ -83,15 +86,11 @@ fn ratio(text: &str) -> Result<f64, String> {
 }
 
 pub(crate) async fn run(args: &BenchArgs, context: &Context) -> Result<(), Failure> {
-    let keys = usize::try_from(args.keys).unwrap_or(usize::MAX);
-    let accounts = Accounts { keys, at_once: usize::from(args.txn_keys), is_local: args.local };
-    if args.workload == Workload::Txn && keys < accounts.at_once {
-        return Err(Failure::usage("--keys is less than --txn-keys"));
-    }
     let mut clients = Vec::new();
     for _ in 0..args.conns {
         clients.push(Client::connect(context.client_options()?).await?);
     }
+    let transfers = Arc::new(transfers(args, &clients).await?);
     let value: Arc<[u8]> = vec![b'x'; args.value_bytes].into();
     if matches!(args.workload, Workload::Get | Workload::Mixed) {
         fill(args, &clients, &value).await?;
@@ -107,7 +106,7 @@ pub(crate) async fn run(args: &BenchArgs, context: &Context) -> Result<(), Failu
             consistency: context.consistency(),
             read_ratio: args.read_ratio,
             keys: args.keys,
-            accounts,
+            transfers: Arc::clone(&transfers),
             value: Arc::clone(&value),
             random: SmallRng::seed_from_u64(u64::from(number)),
             stats: Arc::clone(&stats),
@@ -118,6 +117,22 @@ pub(crate) async fn run(args: &BenchArgs, context: &Context) -> Result<(), Failu
     let seconds = began.elapsed().as_secs_f64();
     let stats = stats.lock();
     stats.tell(seconds, context)
+}
+
+/// What `txn` draws from.
+async fn transfers(args: &BenchArgs, clients: &[Client]) -> Result<Transfers, Failure> {
+    let keys = usize::try_from(args.keys).unwrap_or(usize::MAX);
+    let at_once = usize::from(args.txn_keys);
+    if args.workload == Workload::Txn && keys < at_once {
+        return Err(Failure::usage("--keys is less than --txn-keys"));
+    }
+    Ok(match clients.first() {
+        Some(client) if args.across && args.workload == Workload::Txn => {
+            Transfers::across(&client.routing().await, keys, at_once)
+        }
+        _ if args.local => Transfers::local(keys, at_once),
+        _ => Transfers::anywhere(keys, at_once),
+    })
 }
 
 /// Writes every key once.
@@ -147,7 +162,7 @@ struct Caller {
     consistency: Consistency,
     read_ratio: f64,
     keys: u64,
-    accounts: Accounts,
+    transfers: Arc<Transfers>,
     value: Arc<[u8]>,
     random: SmallRng,
     stats: Arc<Mutex<Stats>>,
@@ -170,7 +185,7 @@ impl Caller {
 
     async fn once(&mut self) -> Result<(), client::Error> {
         if self.workload == Workload::Txn {
-            let transfer = self.accounts.transfer(&mut self.random);
+            let transfer = self.transfers.draw(&mut self.random);
             return self.client.transact(transfer).await.map(|_| ());
         }
         let key = key(self.random.random_range(0..self.keys));
@@ -186,39 +201,6 @@ impl Caller {
             return self.client.append(&key, &self.value).await.map(|_| ());
         }
         self.client.put(&key, &self.value).await.map(|_| ())
-    }
-}
-
-/// The keys of `txn`. Their sum stays 0, whatever fails.
-#[derive(Clone, Copy, Debug)]
-struct Accounts {
-    keys: usize,
-    at_once: usize,
-    is_local: bool,
-}
-
-impl Accounts {
-    /// Takes from one, gives 1 to each of the others.
-    fn transfer(&self, random: &mut SmallRng) -> Transaction {
-        let keys = self.pick(random);
-        let given = i64::try_from(keys.len()).unwrap_or(i64::MAX) - 1;
-        let begun = keys.first().map(|from| Transaction::new().incr(from, -given)).unwrap_or_default();
-        keys.iter().skip(1).fold(begun, |txn, to| txn.incr(to, 1))
-    }
-
-    /// Different keys, in no order.
-    fn pick(&self, random: &mut SmallRng) -> Vec<String> {
-        if !self.is_local {
-            return sample(random, self.keys, self.at_once)
-                .into_iter()
-                .map(|n| format!("txn/{n:012}"))
-                .collect();
-        }
-        // As many tags as leave each of them enough keys; a tag is what chooses the shard.
-        let tags = (self.keys / self.at_once).clamp(1, TAGS_MAX);
-        let tag = random.random_range(0..tags);
-        let picked = sample(random, self.keys / tags, self.at_once);
-        picked.into_iter().map(|n| format!("txn/{{{tag:04}}}{n:012}")).collect()
     }
 }
 
@@ -300,28 +282,6 @@ mod tests {
         assert_eq!(&key(0), b"0000000000000000");
         assert_eq!(&key(9_070), b"0000000000009070");
         assert_eq!(&key(9_999_999_999_999_999), b"9999999999999999");
-    }
-
-    #[test]
-    fn a_transfer_names_different_keys_and_keeps_the_sum() {
-        use client::Txn;
-        use kvserver::command::shard_of;
-        use kvserver::txn::TxnOp;
-        let mut random = SmallRng::seed_from_u64(1);
-        for (keys, at_once, is_local) in
-            [(2, 2, false), (2, 2, true), (1000, 5, true), (5000, 3, false), (1, 1, true)]
-        {
-            let txn = Txn::from(Accounts { keys, at_once, is_local }.transfer(&mut random));
-            assert_eq!(txn.accesses().len(), at_once);
-            let moved = txn.then.iter().map(|op| match op {
-                TxnOp::Incr { by, .. } => *by,
-                other => panic!("{other:?}"),
-            });
-            assert_eq!(moved.sum::<i64>(), 0);
-            let shards: std::collections::BTreeSet<_> =
-                txn.accesses().keys().map(|key| shard_of(key, 4096)).collect();
-            assert_eq!(shards.len(), if is_local { 1 } else { at_once });
-        }
     }
 
     #[test]
