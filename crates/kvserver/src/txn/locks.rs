@@ -53,6 +53,7 @@ pub(crate) struct Locks {
     all: OrdMap<u64, Kept<Lock>>,
     // What follows is derived from it.
     by_attempt: OrdMap<(ShardId, u64), u64>,
+    /// Granted ones, ascending.
     by_key: OrdMap<Key, Arc<Vec<Holder>>>,
     /// Oldest first.
     waiting: OrdMap<Rank, u64>,
@@ -205,7 +206,9 @@ impl Locks {
         if lock.granted {
             for (key, access) in &lock.keys {
                 let holders = self.by_key.entry(Key::from(&key[..])).or_default();
-                Arc::make_mut(holders).push(Holder { lock: number, writes: access.writes });
+                let holders = Arc::make_mut(holders);
+                let at = holders.partition_point(|holder| holder.lock < number);
+                holders.insert(at, Holder { lock: number, writes: access.writes });
             }
         } else {
             self.waiting.insert(rank(&lock.attempt), number);
