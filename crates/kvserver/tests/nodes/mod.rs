@@ -100,7 +100,7 @@ pub(crate) fn group_of_key(key: &[u8]) -> GroupId {
 }
 
 /// Nine ports that are free now.
-async fn free_entries() -> Vec<NodeEntry> {
+pub(crate) async fn free_entries() -> Vec<NodeEntry> {
     let mut held = Vec::new();
     for _ in 0..9 {
         held.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
