@@ -21,6 +21,7 @@ use crate::entry::{GroupCommand, GroupRequest};
 use crate::handoff::CopyStatus;
 use crate::machine;
 use crate::query::{Answer, Query};
+use crate::txn::TxnCommand;
 
 /// The service. It is on the port before the node is there.
 #[derive(Clone, Default)]
@@ -122,6 +123,9 @@ pub(crate) async fn answer_all(context: &Context, calls: v1::GroupCalls) -> Vec<
                 if let GroupCommand::Txn(command) = &decoded.command {
                     context.crash.reached(Point::received(command));
                     logged.push(Point::logged(command));
+                    if let TxnCommand::Prepare { shard, .. } = command {
+                        context.loads.count(*shard, true);
+                    }
                 }
                 taken.push((group, Call::Write { id: decoded.id(), request, sent_at: 0 }));
                 answers.push(None);

@@ -28,9 +28,11 @@ use crate::machine::{self, Machine};
 use crate::query::{Answer, Query};
 use crate::txn::{TxnAnswer, TxnCommand, TxnDuty};
 
-/// How often all that is owed is looked at.
+/// How often what a group owes is looked at, if it owes nothing or something is to be sent again. Else looking is put
+/// off: it copies all that is owed.
 const LOOK: Duration = Duration::from_millis(20);
-/// What wasn't answered, or not by the right group, is sent again after this time.
+/// What wasn't answered, or not by the right group, is sent again after this time; the longer in vain, the later, up to
+/// [`QUERY`].
 const RETRY: Duration = Duration::from_millis(60);
 /// What was answered is under way through the own log; if it is still owed after this time, it got lost there.
 const LOGGED: Duration = Duration::from_millis(250);
@@ -64,6 +66,8 @@ struct Care {
     seen: Instant,
     /// When it is to be sent; `None` while it is under way.
     due: Option<Instant>,
+    /// How often it was sent in vain since it was answered.
+    in_vain: u32,
     /// When its attempt was last given up.
     expired: Option<Instant>,
 }
@@ -129,20 +133,29 @@ impl TxnAgent {
     pub(crate) async fn look(self: Arc<TxnAgent>) {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next = HashMap::new();
         while self.context.phase() == Phase::Serving {
             looks.tick().await;
-            self.look_once().await;
+            let now = Instant::now();
+            let led: Vec<GroupId> = self.led().into_iter().filter(|group| *group != SHARDMASTER).collect();
+            next.retain(|group, _| led.contains(group));
+            self.let_go(&led);
+            let due = |group: &GroupId| next.get(group).is_none_or(|next| *next <= now);
+            let groups: Vec<GroupId> = led.into_iter().filter(due).collect();
+            if !groups.is_empty() {
+                next.extend(self.look_at(groups).await);
+            }
         }
     }
 
-    async fn look_once(self: &Arc<TxnAgent>) {
+    /// When each of the groups is to be looked at next.
+    async fn look_at(self: &Arc<TxnAgent>, groups: Vec<GroupId>) -> Vec<(GroupId, Instant)> {
         let began = Instant::now();
-        let groups: Vec<GroupId> = self.led().into_iter().filter(|group| *group != SHARDMASTER).collect();
         let query = || machine::Query::Store(Query::TxnDuties);
         let read =
             |group: &GroupId| (*group, Call::Read { query: query(), consistency: ReadConsistency::Stale });
         let Some(found) = ask_all_here(&self.context, groups.iter().map(read).collect()).await else {
-            return;
+            return Vec::new();
         };
         let mut owed = Vec::new();
         for (group, found) in groups.iter().zip(found) {
@@ -154,7 +167,7 @@ impl TxnAgent {
         let expired = self.expired(&owed, now);
         self.do_what_is_due(owed, now);
         self.log(expired);
-        self.forget(&groups, began);
+        self.forget(&groups, began)
     }
 
     /// The groups that are led here.
@@ -170,7 +183,7 @@ impl TxnAgent {
         let mut parcels = Vec::new();
         for (by, duty) in owed {
             let due = if duty.urgent { now } else { now + QUERY };
-            let new = Care { since: now, seen: now, due: Some(due), expired: None };
+            let new = Care { since: now, seen: now, due: Some(due), in_vain: 0, expired: None };
             let care = cares.entry(name_of(by, &duty)).or_insert(new);
             care.seen = now;
             if care.due.is_some_and(|due| due <= now) {
@@ -276,7 +289,8 @@ impl TxnAgent {
         let mut cares = self.cares.lock();
         for (parcel, answer) in parcels {
             if let Some(care) = cares.get_mut(&name_of(parcel.by, &parcel.duty)) {
-                care.due = Some(now + pause_after(answer.as_ref()));
+                let pause = care.pause_after(answer.as_ref());
+                care.due = Some(now + pause);
             }
             let Some(answer) = answer else { continue };
             self.context.crash.reached(Point::heard(&parcel.duty.command, &answer));
@@ -295,10 +309,27 @@ impl TxnAgent {
         self.context.node.submit(&mut commands.into_iter().map(call).collect(), &self.nobody);
     }
 
-    /// What isn't owed any more, or not by a group that is led here.
-    fn forget(&self, led: &[GroupId], look_began: Instant) {
-        let owed = |name: &Name, care: &Care| led.contains(&name.by) && care.seen >= look_began;
-        self.cares.lock().retain(|name, care| care.due.is_none() || owed(name, care));
+    /// Forgets what these groups don't owe any more, and says when each of them is to be looked at next.
+    fn forget(&self, groups: &[GroupId], look_began: Instant) -> Vec<(GroupId, Instant)> {
+        let (soon, late) = (look_began + LOOK, look_began + LOGGED);
+        let mut next: HashMap<GroupId, Instant> = HashMap::new();
+        self.cares.lock().retain(|name, care| {
+            if !groups.contains(&name.by) {
+                return true;
+            }
+            let owed = care.seen >= look_began;
+            if owed {
+                let next = next.entry(name.by).or_insert(late);
+                *next = (*next).min(care.due.unwrap_or(late));
+            }
+            owed || care.due.is_none()
+        });
+        groups.iter().map(|group| (*group, next.get(group).map_or(soon, |next| (*next).max(soon)))).collect()
+    }
+
+    /// Forgets what groups owe that aren't led here any more, and the ways to groups that are gone.
+    fn let_go(&self, led: &[GroupId]) {
+        self.cares.lock().retain(|name, care| care.due.is_none() || led.contains(&name.by));
         let table = self.context.directory.table();
         let known = |to: &GroupRef| {
             table.groups.get(&to.group).is_some_and(|group| group.generation == to.generation)
@@ -307,13 +338,19 @@ impl TxnAgent {
     }
 }
 
-/// When something is sent again that is still owed after this answer.
-fn pause_after(answer: Option<&TxnAnswer>) -> Duration {
-    match answer {
-        None | Some(TxnAnswer::WrongGroup(_) | TxnAnswer::Later) => RETRY,
-        Some(TxnAnswer::Waiting | TxnAnswer::Undecided) => QUERY,
-        Some(TxnAnswer::Granted(_) | TxnAnswer::Refused(_) | TxnAnswer::Decided(_) | TxnAnswer::Done) => {
-            LOGGED
+impl Care {
+    /// When it is sent again if it is still owed after this answer.
+    fn pause_after(&mut self, answer: Option<&TxnAnswer>) -> Duration {
+        let in_vain = std::mem::take(&mut self.in_vain);
+        match answer {
+            None | Some(TxnAnswer::WrongGroup(_) | TxnAnswer::Later) => {
+                self.in_vain = in_vain.saturating_add(1);
+                RETRY.saturating_mul(1 << in_vain.min(4)).min(QUERY)
+            }
+            Some(TxnAnswer::Waiting | TxnAnswer::Undecided) => QUERY,
+            Some(TxnAnswer::Granted(_) | TxnAnswer::Refused(_) | TxnAnswer::Decided(_) | TxnAnswer::Done) => {
+                LOGGED
+            }
         }
     }
 }

@@ -64,6 +64,13 @@ impl Rig {
         std::mem::take(&mut *self.logged.lock())
     }
 
+    /// One look at all groups, as if it were time for each.
+    async fn look(&self) {
+        let led = self.agent.led();
+        self.agent.let_go(&led);
+        self.agent.look_at(led).await;
+    }
+
     /// As if so much time had gone by since everything that is remembered.
     fn pass(&self, time: Duration) {
         for care in self.agent.cares.lock().values_mut() {
@@ -120,18 +127,21 @@ fn what_is_owed_still_is_sent_again_but_not_while_it_may_be_in_the_own_log() {
     let acked = TxnCommand::Acked { attempt: attempt(1), shard: THERE };
     *rig.owed.lock() = vec![(HOME, duty(prepare(1))), (HOME, duty(decide.clone()))];
     run(async {
-        rig.agent.look_once().await;
+        rig.look().await;
         assert_eq!(rig.take_logged(), [(OTHER, prepare(1)), (OTHER, decide.clone()), (HOME, acked.clone())]);
-        rig.agent.look_once().await;
+        rig.look().await;
         assert_eq!(rig.take_logged(), []);
         rig.pass(RETRY);
-        rig.agent.look_once().await;
+        rig.look().await;
         assert_eq!(rig.take_logged(), [(OTHER, prepare(1))], "it wasn't answered; the other was");
         rig.pass(LOGGED);
-        rig.agent.look_once().await;
+        rig.look().await;
         assert_eq!(rig.take_logged(), [(OTHER, prepare(1)), (OTHER, decide), (HOME, acked)]);
+        rig.pass(2 * RETRY);
+        rig.look().await;
+        assert_eq!(rig.take_logged(), [], "the longer in vain, the later");
         rig.owed.lock().clear();
-        rig.agent.look_once().await;
+        rig.look().await;
         assert!(rig.agent.cares.lock().is_empty(), "nothing is remembered of what isn't owed");
     });
 }
@@ -146,13 +156,13 @@ fn a_question_waits_and_who_has_to_wait_is_not_asked_at_once() {
     let question = TxnDuty { urgent: false, ..duty(vote.clone()) };
     *rig.owed.lock() = vec![(OTHER, question), (HOME, duty(prepare(2)))];
     run(async {
-        rig.agent.look_once().await;
+        rig.look().await;
         assert_eq!(rig.take_logged(), [(OTHER, prepare(2))]);
         rig.pass(Duration::from_millis(400));
-        rig.agent.look_once().await;
+        rig.look().await;
         assert_eq!(rig.take_logged(), []);
         rig.pass(Duration::from_millis(150));
-        rig.agent.look_once().await;
+        rig.look().await;
         assert_eq!(rig.take_logged(), [(OTHER, prepare(2)), (HOME, vote.clone())]);
         // A late grant is told at once, though the question was asked a moment ago.
         rig.agent.do_what_is_due(vec![(OTHER, duty(vote.clone()))], Instant::now());
@@ -167,18 +177,18 @@ fn an_attempt_without_votes_is_given_up_in_the_own_log() {
     *rig.owed.lock() = vec![(HOME, duty(prepare(1))), (HOME, duty(second.clone()))];
     let expire = || (HOME, TxnCommand::Expire { attempt: attempt(1) });
     run(async {
-        rig.agent.look_once().await;
+        rig.look().await;
         rig.pass(Duration::from_millis(1900));
-        rig.agent.look_once().await;
+        rig.look().await;
         assert!(!rig.take_logged().contains(&expire()));
         rig.pass(Duration::from_millis(100));
-        rig.agent.look_once().await;
+        rig.look().await;
         let logged = rig.take_logged();
         assert_eq!(logged.iter().filter(|entry| **entry == expire()).count(), 1, "{logged:?}");
-        rig.agent.look_once().await;
+        rig.look().await;
         assert_eq!(rig.take_logged(), []);
         rig.pass(LOGGED);
-        rig.agent.look_once().await;
+        rig.look().await;
         assert!(rig.take_logged().contains(&expire()), "it got lost");
     });
 }
@@ -195,10 +205,10 @@ fn a_refused_prepare_ends_the_attempt_and_a_shard_on_its_way_is_asked_again() {
     *rig.owed.lock() = vec![(HOME, duty(prepare(1))), (HOME, duty(prepare(2)))];
     let refuse = TxnCommand::Refuse { attempt: attempt(1), shard: THERE, conflict: Conflict::Older };
     run(async {
-        rig.agent.look_once().await;
+        rig.look().await;
         assert_eq!(rig.take_logged(), [(OTHER, prepare(1)), (OTHER, prepare(2)), (HOME, refuse)]);
         rig.pass(RETRY);
-        rig.agent.look_once().await;
+        rig.look().await;
         assert_eq!(rig.take_logged(), [(OTHER, prepare(2))]);
     });
 }
@@ -208,12 +218,30 @@ fn who_does_not_lead_does_nothing_and_remembers_nothing() {
     let rig = rig(|_, _| None);
     *rig.owed.lock() = vec![(HOME, duty(prepare(1)))];
     run(async {
-        rig.agent.look_once().await;
+        rig.look().await;
         assert_eq!(rig.take_logged(), [(OTHER, prepare(1))]);
         *rig.node.leader.lock() = Some(NodeId(2));
         rig.pass(RETRY);
-        rig.agent.look_once().await;
+        rig.look().await;
         assert_eq!(rig.take_logged(), []);
         assert!(rig.agent.cares.lock().is_empty());
+    });
+}
+
+#[test]
+fn a_group_that_owes_is_looked_at_when_something_is_to_be_sent_again() {
+    let rig = rig(|_, command| match command {
+        TxnCommand::Prepare { attempt, .. } => (attempt.number == 1).then(|| TxnAnswer::Granted(grant())),
+        _ => Some(TxnAnswer::Done),
+    });
+    *rig.owed.lock() = vec![(HOME, duty(prepare(1)))];
+    run(async {
+        let began = Instant::now();
+        let next = rig.agent.look_at(vec![HOME, OTHER]).await;
+        assert!(next[0].1 >= began + LOGGED, "nothing to do before");
+        assert!(next[1].1 < began + LOGGED, "it owes nothing: that is read in no time");
+        rig.owed.lock().push((HOME, duty(prepare(2))));
+        let next = rig.agent.look_at(vec![HOME]).await;
+        assert!(next[0].1 < began + LOGGED, "one wasn't answered");
     });
 }
