@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use testkit::history::drawn::{self, Kind, Shape};
-use testkit::history::{Verdict, judge};
+use testkit::history::{Verdict, judge_within};
 use testkit::prng::Prng;
 
 /// Judges so many histories of this shape, one after another.
@@ -12,7 +12,7 @@ fn measure(name: &str, seed: u64, histories: u64, shape: Shape) {
     for n in 0..histories {
         let history = drawn::history(&mut Prng::new(seed * 1_000_000 + n), shape);
         let began = Instant::now();
-        match judge(&history) {
+        match judge_within(&history, 1_000_000) {
             Verdict::Ordered(figures) => {
                 operations += figures.operations;
                 steps += figures.steps;
@@ -36,9 +36,8 @@ fn main() {
     measure("lists: 100 keys, each 20 clients", seed, 100, key(Kind::Lists, 20, 0));
     measure("lists: 100 keys, each 50 clients", seed, 100, key(Kind::Lists, 50, 0));
     measure("lists: 100 keys, each 50 clients, 1 % unknown", seed, 100, key(Kind::Lists, 50, 10));
-    measure("registers: 100 keys, each 20 clients", seed, 100, key(Kind::Registers, 20, 0));
-    measure("registers: 100 keys, each 50 clients", seed, 100, key(Kind::Registers, 50, 0));
-    measure("registers: 100 keys, each 20 clients, 1 % unknown", seed, 100, key(Kind::Registers, 20, 10));
+    measure("registers: 100 keys, each 8 clients", seed, 100, key(Kind::Registers, 8, 0));
+    measure("registers: 100 keys, each 8 clients, 1 % unknown", seed, 100, key(Kind::Registers, 8, 10));
     let bank = |operations, unknown| Shape { kind: Kind::Bank, operations, clients: 20, keys: 64, unknown };
     measure("bank: 64 accounts, 20 clients", seed, 1, bank(20_000, 0));
     measure("bank: 64 accounts, 20 clients, 0.1 % unknown", seed, 1, bank(20_000, 1));

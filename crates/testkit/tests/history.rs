@@ -79,7 +79,7 @@ fn some_order_explains(history: &History, map: &Map, done: &mut Vec<bool>) -> bo
 #[test]
 fn it_agrees_with_trying_every_order() {
     let (mut right, mut wrong) = (0, 0);
-    for seed in 0..20_000 {
+    for seed in 0..8_000 {
         let prng = &mut Prng::new(seed);
         let kind = *prng.pick(&[Kind::Registers, Kind::Transactions]);
         let mut shape = shape(prng, kind, 7);
@@ -95,7 +95,7 @@ fn it_agrees_with_trying_every_order() {
         assert_eq!(found, expected, "seed {seed}: {history:#?}");
         *if expected { &mut right } else { &mut wrong } += 1;
     }
-    assert!(right > 2_000 && wrong > 2_000, "{right} right and {wrong} wrong histories prove little");
+    assert!(right > 1_000 && wrong > 1_000, "{right} right and {wrong} wrong histories prove little");
 }
 
 #[test]

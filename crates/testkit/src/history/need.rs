@@ -31,6 +31,8 @@ pub(super) enum Make<'a> {
     Number(i64),
     /// A value of so many bytes.
     Length(u64),
+    /// A value that ends so.
+    End(&'a [u8]),
     /// Anything.
     Any,
 }
@@ -46,11 +48,25 @@ impl Need<'_> {
         }
     }
 
+    /// Whether this value, or one that begins with it, fulfils it.
+    pub(super) fn may_hold_once_grown(self, value: Option<&[u8]>) -> bool {
+        match self {
+            Need::Is(None) | Need::Present(false) => value.is_none(),
+            Need::Is(Some(needed)) => needed.starts_with(value.unwrap_or_default()),
+            Need::Length(needed) => value.map_or(0, <[u8]>::len) as u64 <= needed,
+            Need::Present(true) | Need::Number(_) => true,
+        }
+    }
+
     /// Whether what an operation leaves may fulfil it.
     pub(super) fn may_hold(self, made: Make<'_>) -> bool {
         match (made, self) {
             (Make::Is(value), need) => need.holds(value),
             (Make::Any, _) => true,
+            (Make::End(end), Need::Is(value)) => value.is_some_and(|value| value.ends_with(end)),
+            (Make::End(end), Need::Length(needed)) => end.len() as u64 <= needed,
+            (Make::End(_), Need::Present(present)) => present,
+            (Make::End(_), Need::Number(_)) => true,
             (Make::Number(made), Need::Number(needed)) => made == needed,
             (Make::Number(made), Need::Is(value)) => value.and_then(number) == Some(made),
             (Make::Length(made), Need::Length(needed)) => made == needed,
@@ -89,6 +105,7 @@ fn of_outcome<'a>(op: &Op<'a>) -> (Needs<'a>, Makes<'a>) {
                 Some(TxnOp::Put { value, .. } | TxnOp::Cas { value, .. }) if alone => {
                     (key, Make::Is(Some(value)))
                 }
+                Some(TxnOp::Append { value, .. }) if alone => (key, Make::End(value)),
                 Some(TxnOp::Delete { .. }) if alone => (key, Make::Is(None)),
                 _ => (key, Make::Any),
             };

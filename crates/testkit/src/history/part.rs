@@ -17,6 +17,8 @@ pub(super) struct Part<'a> {
     pub(super) keys: Vec<&'a [u8]>,
     /// What was there before.
     pub(super) initial: Vec<Option<Vec<u8>>>,
+    /// Of each key, whether it is only ever appended to.
+    pub(super) grows: Vec<bool>,
     /// By their calls.
     pub(super) ops: Vec<Op<'a>>,
 }
@@ -178,6 +180,11 @@ fn part<'a>(history: &'a History, keys: Vec<&'a [u8]>, mut operations: Vec<&'a O
     let numbers: BTreeMap<&[u8], usize> = keys.iter().enumerate().map(|(n, key)| (*key, n)).collect();
     let initial = keys.iter().map(|key| history.initial.get(*key).cloned()).collect();
     let idle = |op: &Operation| op.outcome == Outcome::Unknown && op.txn.is_read_only();
-    let ops = operations.into_iter().filter(|op| !idle(op)).map(|op| Op::new(op, &numbers)).collect();
-    Part { keys, initial, ops }
+    let ops: Vec<Op<'_>> =
+        operations.into_iter().filter(|op| !idle(op)).map(|op| Op::new(op, &numbers)).collect();
+    let mut grows = vec![true; keys.len()];
+    for step in ops.iter().flat_map(|op| op.then.iter().chain(&op.otherwise)) {
+        grows[step.key] &= matches!(step.op, TxnOp::Get { .. } | TxnOp::Append { .. });
+    }
+    Part { keys, initial, grows, ops }
 }

@@ -315,7 +315,11 @@ impl<'p, 'a> Search<'p, 'a> {
     /// Whether something may still leave in a key what an operation needs there.
     fn can_be_fulfilled(&self, op: usize, key: usize, need: Need<'_>) -> bool {
         let before = self.part.ops[op].returned.unwrap_or(u64::MAX);
-        need.holds(self.state.value(key))
+        let value = self.state.value(key);
+        if self.part.grows[key] && !need.may_hold_once_grown(value) {
+            return false;
+        }
+        need.holds(value)
             || self.waiting(before).any(|other| {
                 let makes = &self.part.ops[other].makes;
                 let at = makes.binary_search_by_key(&key, |(key, _)| *key);
@@ -338,7 +342,7 @@ impl<'p, 'a> Search<'p, 'a> {
         true
     }
 
-    /// Looks at the operations that may be next and whose needs were fulfilled before the last change.
+    /// Looks at the operations that may be next and whose needs the last change may have spoilt.
     fn leaves_what_is_needed(&self, mark: usize) -> bool {
         let horizon = self.horizon();
         self.state.changed_since(mark).iter().all(|(key, old)| {
@@ -346,8 +350,11 @@ impl<'p, 'a> Search<'p, 'a> {
                 let needs = &self.part.ops[op].needs;
                 let first = needs.partition_point(|(needed, _)| needed < key);
                 let of_key = needs[first..].iter().take_while(|(needed, _)| needed == key);
-                let mut spoilt = of_key.filter(|(_, need)| need.holds(old.as_deref()));
-                spoilt.all(|(_, need)| self.can_be_fulfilled(op, *key, *need))
+                let grows = self.part.grows[*key];
+                of_key.clone().all(|(_, need)| match need.holds(old.as_deref()) {
+                    true => self.can_be_fulfilled(op, *key, *need),
+                    false => !grows || need.may_hold_once_grown(self.state.value(*key)),
+                })
             })
         })
     }

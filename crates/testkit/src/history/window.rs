@@ -10,27 +10,48 @@ use std::fmt;
 use kvserver::txn::{Compare, Condition, Relation, TxnOp, TxnResult};
 
 use super::part::{Op, Part};
-use super::search::{End, Search};
+use super::search::{End, Point, Search};
 use super::{History, Operation, Outcome, Window};
 
 /// Steps for the question whether one operation is to blame.
 const STEPS_EACH: u64 = 20_000;
+/// Operations of a window that explains more than it needs to.
+const WIDE: usize = 300;
 /// Bytes of a value that are shown.
 const SHOWN: usize = 40;
 
 /// Of a part whose search got stuck.
 pub(super) fn smallest(history: &History, part: &Part<'_>, stuck: &Search<'_, '_>) -> Window {
     let end = stuck.stuck_at();
-    let (boundary, point) = stuck.bottleneck(end.operation.invoked);
+    let narrow = cut(part, end, stuck.bottleneck(end.operation.invoked));
+    // What is in flight when the last one is called may have happened already because of what was seen before: that
+    // belongs to the explanation.
+    let began = narrow.in_flight.iter().map(|op| op.operation.invoked).min();
+    let wide = began.map(|began| cut(part, end, stuck.bottleneck(began)));
+    let chosen = wide.filter(|wide| wide.part.ops.len() <= WIDE).unwrap_or(narrow);
+    let (window, blamed) = blame(chosen.part);
+    tell(history, &window, &blamed)
+}
+
+/// A history from a point on, up to the end of an operation.
+struct Cut<'p, 'a> {
+    part: Part<'a>,
+    /// What was done at that point and not answered before the last operation was called.
+    in_flight: Vec<&'p Op<'a>>,
+}
+
+fn cut<'p, 'a>(part: &'p Part<'a>, end: &Op<'_>, (boundary, point): (usize, Point)) -> Cut<'p, 'a> {
     let mut to_there = Search::until(part, boundary, point);
     let reached = to_there.run() == End::Stopped;
     let initial = if reached { to_there.values().to_vec() } else { part.initial.clone() };
+    let is_done = |n: usize| reached && to_there.is_done(n);
     let in_time = |op: &Op<'_>| end.returned.is_none_or(|returned| op.operation.invoked <= returned);
-    let left =
-        part.ops.iter().enumerate().filter(|(n, op)| in_time(op) && !(reached && to_there.is_done(*n)));
-    let ops: Vec<Op<'_>> = left.map(|(_, op)| op.clone()).collect();
-    let (window, blamed) = blame(Part { keys: part.keys.clone(), initial, ops });
-    tell(history, &window, &blamed)
+    let left = part.ops.iter().enumerate().filter(|(n, op)| in_time(op) && !is_done(*n));
+    let ops = left.map(|(_, op)| op.clone()).collect();
+    let late = |op: &Op<'_>| op.returned.is_none_or(|returned| returned >= end.operation.invoked);
+    let in_flight = part.ops.iter().enumerate().filter(|(n, op)| is_done(*n) && late(op));
+    let in_flight = in_flight.map(|(_, op)| op).collect();
+    Cut { part: Part { initial, ops, ..part.clone() }, in_flight }
 }
 
 /// Sets operations free, larger runs of them first. The part then, and which aren't free.
