@@ -175,7 +175,7 @@ fn a_transaction_half_seen() {
         wrong(&history(&[moved.clone(), get_all((2, 2, 3), &[("a", a), ("b", b)])]), &[1, 2]);
         // Seen by two clients, each of which reads one key.
         let apart = [get((2, 2, 3), "a", a), get((3, 4, 5), "b", b)];
-        let half = history(&[&[moved.clone()], &apart[..]].concat());
+        let half = history(&[std::slice::from_ref(&moved), &apart[..]].concat());
         if a == "1" { drop(wrong(&half, &[1, 2, 3])) } else { right(&half) }
     }
 }
