@@ -13,9 +13,10 @@ use shardmaster::master::Master;
 use crate::command::{KEY_BYTES_MAX, SESSION_WINDOW, ShardId, VALUE_BYTES_MAX, shard_of};
 use crate::machine::Machine;
 use crate::store::Store;
+use crate::txn::{TXN_BYTES_MAX, TXN_KEYS_MAX};
 
 /// Version of the encoding.
-pub const GENESIS_VERSION: u16 = 2;
+pub const GENESIS_VERSION: u16 = 3;
 /// Shards of a cluster unless it is created with another count.
 pub const SHARDS_DEFAULT: u16 = 256;
 /// Most that one client's recorded outcomes may take in one shard, in bytes.
@@ -48,6 +49,16 @@ pub struct Limits {
     /// Passes over what changed meanwhile, after which the destination asks for the freeze however much is left; the
     /// source then slows writes down until it's little.
     pub handoff_rounds: u64,
+    /// Keys that one transaction may name.
+    pub txn_keys: u64,
+    /// Most that a transaction may carry, may read, and may write, in bytes, each by itself.
+    pub txn_bytes: u64,
+    /// Transactions that one shard coordinates at a time, and locks that it holds; above it they are refused as busy.
+    pub txns_per_shard: u64,
+    /// Requests that wait in one shard for keys that transactions have locked; above it they are refused as busy.
+    pub parked_per_shard: u64,
+    /// Their size together, in bytes; one is always allowed.
+    pub parked_bytes_per_shard: u64,
 }
 
 impl Default for Limits {
@@ -62,6 +73,11 @@ impl Default for Limits {
             handoff_chunk_bytes: 64 << 10,
             handoff_freeze_lag: 256,
             handoff_rounds: 8,
+            txn_keys: TXN_KEYS_MAX,
+            txn_bytes: TXN_BYTES_MAX,
+            txns_per_shard: 1024,
+            parked_per_shard: 1024,
+            parked_bytes_per_shard: 32 << 20,
         }
     }
 }
@@ -110,6 +126,12 @@ impl Limits {
             (self.handoff_chunk_bytes <= HANDOFF_CHUNK_BYTES_MAX, "handoff_chunk_bytes is above 1 MiB"),
             (self.handoff_freeze_lag <= HANDOFF_FREEZE_LAG_MAX, "handoff_freeze_lag is above 65536 items"),
             (self.handoff_rounds > 0, "handoff_rounds must not be zero"),
+            (self.txn_keys > 0, "txn_keys must not be zero"),
+            (self.txn_keys <= TXN_KEYS_MAX, "txn_keys is above what requests may carry"),
+            (self.txn_bytes > 0, "txn_bytes must not be zero"),
+            (self.txn_bytes <= TXN_BYTES_MAX, "txn_bytes is above what requests may carry"),
+            (self.txns_per_shard > 0, "txns_per_shard must not be zero"),
+            (self.parked_per_shard > 0, "parked_per_shard must not be zero"),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err(GenesisError::Limits(rule)),
@@ -242,8 +264,8 @@ mod tests {
     #[test]
     fn another_version_is_refused_by_name() {
         let mut genesis = Genesis::spread(Limits::default(), 1, &[GroupId(1)]).unwrap();
-        genesis.version = 3;
-        assert_eq!(Genesis::decode(&genesis.encode()), Err(GenesisError::Version(3)));
+        genesis.version = 2;
+        assert_eq!(Genesis::decode(&genesis.encode()), Err(GenesisError::Version(2)));
     }
 
     #[test]

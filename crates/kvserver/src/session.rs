@@ -12,13 +12,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use paxos::codec;
 use paxos::ids::{ClientId, LogTime, Sequence};
+use paxos::rsm::state_machine::RequestId;
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::command::{BusyReason, Refusal, Reply, ShardId};
-use crate::genesis::Limits;
+use crate::genesis::{Limits, SESSION_BYTES_MAX};
 use crate::handoff::{Outcome, SessionRow};
 use crate::request::RequestView;
 use crate::tally::{Table, Tally, halves, hash_numbers};
+use crate::txn::{TxnReply, TxnResult};
 
 /// Memory of one recorded outcome, in bytes.
 pub(crate) const OUTCOME_BYTES: usize = size_of::<Outcome>();
@@ -33,6 +37,8 @@ pub(crate) struct Row {
     pub(crate) newest_sent_at: LogTime,
     /// By sequence, all above `ack_through`.
     pub(crate) outcomes: VecDeque<Outcome>,
+    /// What the outcomes take beside their own size, in bytes.
+    reply_bytes: usize,
 }
 
 /// Where the sweep stands in a shard.
@@ -53,12 +59,32 @@ pub(crate) struct Sessions {
     pub(crate) sweep: Sweep,
 }
 
-/// What `admit` and `record` need to know around a request.
+/// What the table looks at in a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) client: ClientId,
+    pub(crate) sequence: Sequence,
+    pub(crate) ack_through: Sequence,
+    pub(crate) sent_at: LogTime,
+    pub(crate) request_hash: u64,
+}
+
+impl Head {
+    pub(crate) fn id(&self) -> RequestId {
+        RequestId { client: self.client, sequence: self.sequence }
+    }
+
+    pub(crate) fn new(request: &RequestView<'_>, request_hash: u64) -> Head {
+        let RequestView { client, sequence, ack_through, sent_at, .. } = *request;
+        Head { client, sequence, ack_through, sent_at, request_hash }
+    }
+}
+
+/// What `judge` and `record` need to know around a request.
 #[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub(crate) limits: &'a Limits,
     pub(crate) log_time: LogTime,
-    pub(crate) request_hash: u64,
 }
 
 impl Context<'_> {
@@ -84,6 +110,10 @@ impl Outcome {
 
 fn reply_numbers(reply: &Reply) -> [u64; 3] {
     match *reply {
+        Reply::Txn(ref reply) => {
+            let [high, low] = halves(xxh3_128(&codec::encode(reply)));
+            [8, high, low]
+        }
         Reply::Written { length, version } => [0, length, version],
         Reply::Deleted { existed } => [1, u64::from(existed), 0],
         Reply::Number { value, version } => [2, value.cast_unsigned(), version],
@@ -93,20 +123,41 @@ fn reply_numbers(reply: &Reply) -> [u64; 3] {
         Reply::ValueTooLarge => [6, 0, 0],
         // Never recorded.
         Reply::Refused(_) | Reply::Handoff(_) | Reply::Between(_) => [7, 0, 0],
-        Reply::Txn(_) => [8, 0, 0],
         Reply::TxnFailed { op, error } => [9, u64::from(op), error as u64],
+    }
+}
+
+/// What a recorded reply takes beside its own size, in bytes.
+pub(crate) fn reply_bytes(reply: &Reply) -> usize {
+    let Reply::Txn(reply) = reply else { return 0 };
+    let value = |result: &TxnResult| match result {
+        TxnResult::Value(Some((value, _))) => value.len(),
+        _ => 0,
+    };
+    size_of::<TxnReply>()
+        + reply.results.iter().map(|result| size_of::<TxnResult>() + value(result)).sum::<usize>()
+}
+
+impl Outcome {
+    fn bytes(&self) -> usize {
+        OUTCOME_BYTES + reply_bytes(&self.reply)
     }
 }
 
 impl Row {
     fn new(ack_through: Sequence) -> Row {
-        Row { ack_through, newest_sent_at: LogTime(0), outcomes: VecDeque::with_capacity(1) }
+        Row { ack_through, newest_sent_at: LogTime(0), outcomes: VecDeque::with_capacity(1), reply_bytes: 0 }
     }
 
     /// The row as it is sent and kept in snapshots.
     pub(crate) fn record(&self) -> SessionRow {
         let outcomes = self.outcomes.iter().cloned().collect();
         SessionRow { ack_through: self.ack_through, newest_sent_at: self.newest_sent_at, outcomes }
+    }
+
+    /// Memory of its outcomes, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.outcomes.len() * OUTCOME_BYTES + self.reply_bytes
     }
 
     fn head_hash(&self, shard: ShardId, client: ClientId) -> u128 {
@@ -118,25 +169,25 @@ impl Row {
     pub(crate) fn add_to(&self, shard: ShardId, client: ClientId, tally: &mut Tally) {
         tally.add(self.head_hash(shard, client), ROW_BYTES);
         for outcome in &self.outcomes {
-            tally.add(outcome.hash(shard, client), OUTCOME_BYTES);
+            tally.add(outcome.hash(shard, client), outcome.bytes());
         }
     }
 
     fn remove_from(&self, shard: ShardId, client: ClientId, tally: &mut Tally) {
         tally.remove(self.head_hash(shard, client), ROW_BYTES);
         for outcome in &self.outcomes {
-            tally.remove(outcome.hash(shard, client), OUTCOME_BYTES);
+            tally.remove(outcome.hash(shard, client), outcome.bytes());
         }
     }
 
     /// The answer if the request was heard of before: acknowledged, or executed.
-    fn known(&self, request: &RequestView<'_>, request_hash: u64) -> Option<Reply> {
-        if request.sequence <= self.ack_through {
+    fn known(&self, head: &Head) -> Option<Reply> {
+        if head.sequence <= self.ack_through {
             return Some(Reply::Refused(Refusal::AlreadyAcknowledged));
         }
-        let at = self.outcomes.binary_search_by_key(&request.sequence, |o| o.sequence).ok()?;
+        let at = self.outcomes.binary_search_by_key(&head.sequence, |o| o.sequence).ok()?;
         let outcome = self.outcomes.get(at)?;
-        match outcome.request_hash == request_hash {
+        match outcome.request_hash == head.request_hash {
             true => Some(outcome.reply.clone()),
             false => Some(Reply::Refused(Refusal::SequenceReused)),
         }
@@ -147,41 +198,45 @@ impl Row {
         first.sequence <= ack_through || context.expired(first.sent_at)
     }
 
-    fn has_room(&self, request: &RequestView<'_>, context: &Context<'_>) -> bool {
+    fn has_room(&self, head: &Head, context: &Context<'_>) -> bool {
         let window = context.limits.session_window;
-        let kept =
-            || self.outcomes.iter().skip_while(|o| Row::passes(o, request.ack_through, context)).count();
-        (self.outcomes.len() as u64) < window || (kept() as u64) < window
+        let kept = || self.outcomes.iter().skip_while(|o| Row::passes(o, head.ack_through, context));
+        let few = (self.outcomes.len() as u64) < window || (kept().count() as u64) < window;
+        let small = |bytes: usize| bytes < SESSION_BYTES_MAX;
+        few && (small(self.reply_bytes) || small(kept().map(|o| reply_bytes(&o.reply)).sum()))
     }
 
     /// Raises floor and stamp, forgets what they cover, and keeps the outcome, if there is one to keep.
     fn keep(
         &mut self,
-        request: &RequestView<'_>,
+        shard: ShardId,
+        head: &Head,
         context: &Context<'_>,
         reply: Option<&Reply>,
         tally: &mut Tally,
     ) {
-        let (shard, client) = (request.shard, request.client);
+        let client = head.client;
         tally.remove(self.head_hash(shard, client), ROW_BYTES);
-        self.ack_through = self.ack_through.max(request.ack_through);
-        self.newest_sent_at = self.newest_sent_at.max(request.sent_at);
+        self.ack_through = self.ack_through.max(head.ack_through);
+        self.newest_sent_at = self.newest_sent_at.max(head.sent_at);
         tally.add(self.head_hash(shard, client), ROW_BYTES);
         while let Some(first) = self.outcomes.front()
             && Row::passes(first, self.ack_through, context)
         {
-            tally.remove(first.hash(shard, client), OUTCOME_BYTES);
+            tally.remove(first.hash(shard, client), first.bytes());
+            self.reply_bytes -= reply_bytes(&first.reply);
             self.outcomes.pop_front();
         }
         let Some(reply) = reply else { return };
         let outcome = Outcome {
-            sequence: request.sequence,
-            sent_at: request.sent_at,
-            request_hash: context.request_hash,
+            sequence: head.sequence,
+            sent_at: head.sent_at,
+            request_hash: head.request_hash,
             reply: reply.clone(),
         };
-        tally.add(outcome.hash(shard, client), OUTCOME_BYTES);
-        let at = self.outcomes.partition_point(|o| o.sequence < request.sequence);
+        tally.add(outcome.hash(shard, client), outcome.bytes());
+        self.reply_bytes += reply_bytes(reply);
+        let at = self.outcomes.partition_point(|o| o.sequence < head.sequence);
         self.outcomes.insert(at, outcome);
     }
 }
@@ -191,7 +246,8 @@ impl From<SessionRow> for Row {
         // One outcome is what a client with one request at a time ever has.
         let mut outcomes = VecDeque::with_capacity(row.outcomes.len().max(1));
         outcomes.extend(row.outcomes);
-        Row { ack_through: row.ack_through, newest_sent_at: row.newest_sent_at, outcomes }
+        let reply_bytes = outcomes.iter().map(|outcome: &Outcome| reply_bytes(&outcome.reply)).sum();
+        Row { ack_through: row.ack_through, newest_sent_at: row.newest_sent_at, outcomes, reply_bytes }
     }
 }
 
@@ -199,28 +255,66 @@ impl Sessions {
     /// Decides on a request and, if it may take effect, executes and records it. Also returns whether it did.
     pub(crate) fn once(
         &mut self,
-        request: &RequestView<'_>,
+        shard: ShardId,
+        head: &Head,
+        recorded: bool,
         context: &Context<'_>,
         tally: &mut Tally,
         execute: impl FnOnce(&mut Tally) -> Reply,
     ) -> (Reply, bool) {
         let clients = self.rows.len() as u64;
-        let mut row = self.rows.get_mut(&request.client);
-        if let Some(answer) = judge(row.as_deref().map(Arc::as_ref), request, context, clients) {
+        let mut row = self.rows.get_mut(&head.client);
+        if let Some(answer) = judge(row.as_deref().map(Arc::as_ref), head, recorded, context, clients) {
             return (answer, false);
         }
         let reply = execute(tally);
-        let outcome = request.op.is_recorded().then_some(&reply);
+        let outcome = recorded.then_some(&reply);
         match &mut row {
-            Some(row) => Arc::make_mut(row).keep(request, context, outcome, tally),
-            None => {
-                let mut row = Row::new(request.ack_through);
-                row.add_to(request.shard, request.client, tally);
-                row.keep(request, context, outcome, tally);
-                self.insert(request.client, row);
-            }
+            Some(row) => Arc::make_mut(row).keep(shard, head, context, outcome, tally),
+            None => self.keep_first(shard, head, context, outcome, tally),
         }
         (reply, true)
+    }
+
+    fn keep_first(
+        &mut self,
+        shard: ShardId,
+        head: &Head,
+        context: &Context<'_>,
+        outcome: Option<&Reply>,
+        tally: &mut Tally,
+    ) {
+        let mut row = Row::new(head.ack_through);
+        row.add_to(shard, head.client, tally);
+        row.keep(shard, head, context, outcome, tally);
+        self.insert(head.client, row);
+    }
+
+    /// The answer to a request that may not take effect now: it was heard of before, or is refused.
+    pub(crate) fn judge(&self, head: &Head, recorded: bool, context: &Context<'_>) -> Option<Reply> {
+        let row = self.rows.get(&head.client).map(AsRef::as_ref);
+        judge(row, head, recorded, context, self.rows.len() as u64)
+    }
+
+    /// Whether this request mustn't take effect any more: the client has given it up, or used its sequence for another
+    /// one.
+    pub(crate) fn is_over(&self, head: &Head) -> bool {
+        self.rows.get(&head.client).is_some_and(|row| row.known(head).is_some())
+    }
+
+    /// Keeps the outcome of a request that was judged in an earlier step, even if there's no room any more.
+    pub(crate) fn record(
+        &mut self,
+        shard: ShardId,
+        head: &Head,
+        context: &Context<'_>,
+        outcome: Option<&Reply>,
+        tally: &mut Tally,
+    ) {
+        match self.rows.get_mut(&head.client) {
+            Some(row) => Arc::make_mut(row).keep(shard, head, context, outcome, tally),
+            None => self.keep_first(shard, head, context, outcome, tally),
+        }
     }
 
     /// Puts a row of a staged copy, or its absence, in place of what is there; the sweep isn't concerned yet.
@@ -287,23 +381,27 @@ impl Sessions {
 }
 
 /// The rules in their order: acknowledged, executed before, expired, from the future, no room; `None`: go ahead.
-fn judge(row: Option<&Row>, request: &RequestView<'_>, context: &Context<'_>, clients: u64) -> Option<Reply> {
-    if let Some(answer) = row.and_then(|row| row.known(request, context.request_hash)) {
+fn judge(
+    row: Option<&Row>,
+    head: &Head,
+    recorded: bool,
+    context: &Context<'_>,
+    clients: u64,
+) -> Option<Reply> {
+    if let Some(answer) = row.and_then(|row| row.known(head)) {
         return Some(answer);
     }
     let refuse = |refusal| Some(Reply::Refused(refusal));
-    if context.expired(request.sent_at) {
+    if context.expired(head.sent_at) {
         return refuse(Refusal::SessionExpired);
     }
-    if context.in_the_future(request.sent_at) {
+    if context.in_the_future(head.sent_at) {
         return refuse(Refusal::FromTheFuture);
     }
     match row {
         None if clients >= context.limits.sessions_per_shard => refuse(Refusal::Busy(BusyReason::Sessions)),
         // An acknowledgement makes room, so it's never refused for the lack of it.
-        Some(row) if request.op.is_recorded() && !row.has_room(request, context) => {
-            refuse(Refusal::Busy(BusyReason::Window))
-        }
+        Some(row) if recorded && !row.has_room(head, context) => refuse(Refusal::Busy(BusyReason::Window)),
         _ => None,
     }
 }

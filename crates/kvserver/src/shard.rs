@@ -1,17 +1,19 @@
-//! One shard: its keys and values, its session table, its revision.
+//! One shard: its keys and values, its session table, its transactions, its revision.
 //!
 //! The revision grows by one with each write and is what a value's version is made of, so a version is never used
 //! twice, not after a delete and not after a move. Whatever changes goes through the tally (P5).
 
 use imbl::OrdMap;
+use paxos::codec;
 use paxos::ids::ClientId;
 
 use crate::command::{Reply, ShardId};
 use crate::handoff::Item;
 use crate::key::Key;
 use crate::request::{OpView, RequestView};
-use crate::session::{Context, Row, SWEEP_STEPS, Sessions, Sweep};
+use crate::session::{Context, Head, Row, SWEEP_STEPS, Sessions, Sweep};
 use crate::tally::{Table, Tally, halves, hash_numbers, hash_pair, pair_bytes};
+use crate::txn::Txns;
 use crate::value::Value;
 
 /// A decimal i64 has at most this many bytes; what is longer isn't looked at.
@@ -23,6 +25,7 @@ pub(crate) struct Shard {
     id: ShardId,
     data: Data,
     sessions: Sessions,
+    txns: Txns,
     tally: Tally,
 }
 
@@ -50,11 +53,11 @@ pub(crate) const CHANGES_MAX: u64 = SWEEP_STEPS as u64 + 2;
 impl Shard {
     /// An empty shard.
     pub(crate) fn new(id: ShardId) -> Shard {
-        Shard::from_parts(id, Data::default(), Sessions::default())
+        Shard::from_parts(id, Data::default(), Sessions::default(), Txns::default())
     }
 
     /// A shard of these tables; its tally is made from scratch.
-    pub(crate) fn from_parts(id: ShardId, data: Data, sessions: Sessions) -> Shard {
+    pub(crate) fn from_parts(id: ShardId, data: Data, sessions: Sessions, txns: Txns) -> Shard {
         let mut tally = Tally::default();
         for (key, value) in &data.map {
             tally.add(
@@ -65,36 +68,40 @@ impl Shard {
         for (client, row) in &sessions.rows {
             row.add_to(id, *client, &mut tally);
         }
-        tally.add(scalars_hash(id, &data, &sessions), 0);
-        Shard { id, data, sessions, tally }
+        txns.add_to(id, &mut tally);
+        tally.add(scalars_hash(id, &data, &sessions, &txns), 0);
+        Shard { id, data, sessions, txns, tally }
     }
 
     /// Executes a request at most once (P9), and forgets a few sessions that are old enough.
-    pub(crate) fn apply(&mut self, request: &RequestView<'_>, context: &Context<'_>) -> Reply {
-        self.apply_and_tell(request, context).0
+    pub(crate) fn apply(&mut self, request: &RequestView<'_>, head: &Head, context: &Context<'_>) -> Reply {
+        self.apply_and_tell(request, head, context).0
     }
 
     /// As [`Shard::apply`], and says which items that changed, up to [`CHANGES_MAX`].
     pub(crate) fn apply_and_tell(
         &mut self,
         request: &RequestView<'_>,
+        head: &Head,
         context: &Context<'_>,
     ) -> (Reply, Changed) {
-        let Shard { id, data, sessions, tally } = self;
-        let before = scalars_hash(*id, data, sessions);
+        let Shard { id, data, sessions, txns, tally } = self;
+        let before = scalars_hash(*id, data, sessions, txns);
         let revision = data.revision;
         let swept = sessions.sweep(*id, context, tally);
         let value_bytes_max = context.limits.value_bytes_max;
-        let (reply, executed) = sessions
-            .once(request, context, tally, |tally| data.execute(*id, &request.op, value_bytes_max, tally));
+        let recorded = request.op.is_recorded();
+        let (reply, executed) = sessions.once(*id, head, recorded, context, tally, |tally| {
+            data.execute(*id, &request.op, value_bytes_max, tally)
+        });
         tally.remove(before, 0);
-        tally.add(scalars_hash(*id, data, sessions), 0);
+        tally.add(scalars_hash(*id, data, sessions, txns), 0);
         (reply, Changed { swept, row: executed, key: data.revision != revision })
     }
 
     /// Puts an item of a staged copy in place of what is there.
     pub(crate) fn install(&mut self, item: Item) {
-        let Shard { id, data, sessions, tally } = self;
+        let Shard { id, data, sessions, txns, tally } = self;
         match item {
             Item::Key { key, value: Some((version, bytes)) } => {
                 let value = || Value::new(version, &bytes);
@@ -104,15 +111,58 @@ impl Shard {
                 data.remove(*id, &key, tally);
             }
             Item::Row { client, row } => sessions.replace(*id, client, row.map(Row::from), tally),
+            Item::Record { number, record } => {
+                // It was looked at before it came here.
+                let record = record.and_then(|bytes| codec::decode(&bytes).ok());
+                txns.set_record(*id, number, record, tally);
+            }
         }
     }
 
+    /// Sets a key, or removes it, in the name of a transaction that is decided. Whether anything changed.
+    pub(crate) fn install_write(&mut self, key: &[u8], value: Option<&[u8]>) -> bool {
+        let Shard { id, data, sessions, txns, tally } = self;
+        let before = scalars_hash(*id, data, sessions, txns);
+        let revision = data.revision;
+        match value {
+            Some(value) => drop(data.write(*id, key, value, tally)),
+            None => drop(data.delete(*id, key, tally)),
+        }
+        tally.remove(before, 0);
+        tally.add(scalars_hash(*id, data, sessions, txns), 0);
+        data.revision != revision
+    }
+
+    /// Keeps what a transaction was answered; without a reply, only that the client was heard.
+    pub(crate) fn record(&mut self, head: &Head, context: &Context<'_>, reply: Option<&Reply>) {
+        let Shard { id, data, sessions, txns, tally } = self;
+        let before = scalars_hash(*id, data, sessions, txns);
+        sessions.record(*id, head, context, reply, tally);
+        tally.remove(before, 0);
+        tally.add(scalars_hash(*id, data, sessions, txns), 0);
+    }
+
+    /// Changes what the shard knows of transactions.
+    pub(crate) fn change_txns<T>(&mut self, change: impl FnOnce(ShardId, &mut Txns, &mut Tally) -> T) -> T {
+        let Shard { id, data, sessions, txns, tally } = self;
+        tally.remove(scalars_hash(*id, data, sessions, txns), 0);
+        let result = change(*id, txns, tally);
+        tally.add(scalars_hash(*id, data, sessions, txns), 0);
+        result
+    }
+
+    pub(crate) fn txns(&self) -> &Txns {
+        &self.txns
+    }
+
     /// Sets what a staged copy isn't sent item by item.
-    pub(crate) fn set_scalars(&mut self, revision: u64, sweep: Sweep) {
-        self.tally.remove(scalars_hash(self.id, &self.data, &self.sessions), 0);
-        self.data.revision = revision;
-        self.sessions.sweep = sweep;
-        self.tally.add(scalars_hash(self.id, &self.data, &self.sessions), 0);
+    pub(crate) fn set_scalars(&mut self, revision: u64, sweep: Sweep, tickets: u64) {
+        let Shard { id, data, sessions, txns, tally } = self;
+        tally.remove(scalars_hash(*id, data, sessions, txns), 0);
+        data.revision = revision;
+        sessions.sweep = sweep;
+        txns.set_tickets(tickets);
+        tally.add(scalars_hash(*id, data, sessions, txns), 0);
     }
 
     pub(crate) fn id(&self) -> ShardId {
@@ -132,11 +182,11 @@ impl Shard {
     }
 }
 
-fn scalars_hash(id: ShardId, data: &Data, sessions: &Sessions) -> u128 {
+fn scalars_hash(id: ShardId, data: &Data, sessions: &Sessions, txns: &Txns) -> u128 {
     let sweep = &sessions.sweep;
     let [high, low] = halves(sweep.after.map_or(0, |ClientId(client)| client));
-    let numbers =
-        [data.revision, u64::from(sweep.after.is_some()), high, low, sweep.lowest.0, sweep.oldest.0];
+    let swept = u64::from(sweep.after.is_some());
+    let numbers = [data.revision, swept, high, low, sweep.lowest.0, sweep.oldest.0, txns.tickets()];
     hash_numbers(Table::Shard, id, numbers)
 }
 
@@ -173,6 +223,7 @@ impl Data {
                     }
                 }
             }
+            // A transaction doesn't come here.
             OpView::Ack | OpView::Txn(_) => Reply::Acked,
         }
     }
@@ -234,7 +285,7 @@ impl Data {
 }
 
 /// The number that a value is the decimal text of; a sign and leading zeros are fine, spaces aren't.
-fn number(bytes: &[u8]) -> Option<i64> {
+pub(crate) fn number(bytes: &[u8]) -> Option<i64> {
     if bytes.len() > NUMBER_BYTES_MAX {
         return None;
     }

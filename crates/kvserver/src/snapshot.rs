@@ -2,7 +2,7 @@
 //!
 //! Pages come in ascending order of their keys: a header (format version, scalars, state hash), then for each shard that
 //! was ever here its place and, if there is a copy, its scalars, its pairs in key order, its session rows in client
-//! order, its dirty index in the order of changes. Restoring makes every hash from scratch and
+//! order, its dirty index in the order of changes, its transactions in the order of numbers. Restoring makes every hash from scratch and
 //! refuses pages whose state hash isn't the header's, so a page that is lost, doubled or damaged is noticed (P5).
 
 use std::iter::{self, Peekable};
@@ -21,10 +21,11 @@ use crate::key::Key;
 use crate::session::{Row, Sessions, Sweep};
 use crate::shard::{Data, Shard};
 use crate::store::Store;
+use crate::txn::{Lock, Record, Txns};
 use crate::value::Value;
 
 /// Version of the pages.
-pub(crate) const SNAPSHOT_VERSION: u16 = 2;
+pub(crate) const SNAPSHOT_VERSION: u16 = 3;
 /// A page takes records up to this many bytes; one record is always allowed.
 pub(crate) const PAGE_BYTES: usize = 4 << 10;
 
@@ -47,6 +48,9 @@ enum PageKey {
     Data(ShardId, u32),
     Sessions(ShardId, u32),
     Dirty(ShardId, u32),
+    Records(ShardId, u32),
+    Locks(ShardId, u32),
+    Parked(ShardId, u32),
 }
 
 /// A place, and scalars of its copy if there is one.
@@ -62,6 +66,7 @@ struct Scalars {
     sweep_after: Option<ClientId>,
     sweep_lowest: LogTime,
     sweep_oldest: LogTime,
+    tickets: u64,
 }
 
 #[derive(Encode, BorrowDecode)]
@@ -80,6 +85,9 @@ impl PageKey {
             PageKey::Data(shard, index) => (shard, 1, index),
             PageKey::Sessions(shard, index) => (shard, 2, index),
             PageKey::Dirty(shard, index) => (shard, 3, index),
+            PageKey::Records(shard, index) => (shard, 4, index),
+            PageKey::Locks(shard, index) => (shard, 5, index),
+            PageKey::Parked(shard, index) => (shard, 6, index),
         };
         [&[1][..], &shard.0.to_be_bytes(), &[table], &index.to_be_bytes()].concat()
     }
@@ -95,6 +103,9 @@ impl PageKey {
                     (1, _) => Some(PageKey::Data(shard, index)),
                     (2, _) => Some(PageKey::Sessions(shard, index)),
                     (3, _) => Some(PageKey::Dirty(shard, index)),
+                    (4, _) => Some(PageKey::Records(shard, index)),
+                    (5, _) => Some(PageKey::Locks(shard, index)),
+                    (6, _) => Some(PageKey::Parked(shard, index)),
                     _ => None,
                 }
             }
@@ -138,13 +149,26 @@ fn copy_pages(id: ShardId, copy: &Copy) -> impl Iterator<Item = Page> + '_ {
     let changes = copy.phase.dirty().into_iter().flat_map(|dirty| dirty.after(0));
     let changes = changes.map(|(change, item)| (change, item.record()));
     let data = packed(pairs, |pair| pair.key.len() + pair.value.len() + 16);
-    let sessions = packed(rows, |(_, row)| 40 + row.outcomes.len() * 48);
+    let sessions = packed(rows, |(_, row)| 40 + row.bytes());
     let dirty = packed(changes, |(_, item)| item.bytes() + 16);
     (0..)
         .zip(data)
         .map(move |(index, pairs)| page(PageKey::Data(id, index), &pairs))
         .chain((0..).zip(sessions).map(move |(index, rows)| page(PageKey::Sessions(id, index), &rows)))
         .chain((0..).zip(dirty).map(move |(index, changes)| page(PageKey::Dirty(id, index), &changes)))
+        .chain(txn_pages(id, copy.shard.txns()))
+}
+
+fn txn_pages(id: ShardId, txns: &Txns) -> impl Iterator<Item = Page> + '_ {
+    let records = txns.records().map(|(number, record)| (number, Record::clone(record)));
+    let locks = txns.locks().all().map(|(number, lock)| (number, Lock::clone(lock)));
+    let parked = txns.parked().map(|(number, request)| (number, request.to_vec()));
+    // They are few: one to a page.
+    (0..)
+        .zip(records)
+        .map(move |(index, record)| page(PageKey::Records(id, index), &record))
+        .chain((0..).zip(locks).map(move |(index, lock)| page(PageKey::Locks(id, index), &lock)))
+        .chain((0..).zip(parked).map(move |(index, parked)| page(PageKey::Parked(id, index), &parked)))
 }
 
 /// Neighbouring records, as many as fit a page.
@@ -176,9 +200,18 @@ impl<I: Iterator<Item = T>, T> Iterator for Packed<I, T> {
 impl Scalars {
     fn new(shard: &Shard) -> Scalars {
         let Sweep { after, lowest, oldest } = shard.sessions().sweep;
-        let revision = shard.data().revision;
-        Scalars { revision, sweep_after: after, sweep_lowest: lowest, sweep_oldest: oldest }
+        Scalars {
+            revision: shard.data().revision,
+            sweep_after: after,
+            sweep_lowest: lowest,
+            sweep_oldest: oldest,
+            tickets: shard.txns().tickets(),
+        }
     }
+}
+
+fn in_place(fits: bool, key: PageKey) -> Result<(), RestoreError> {
+    if fits { Ok(()) } else { Err(refused(format!("{key:?} is out of place"))) }
 }
 
 fn refused(why: impl Into<String>) -> RestoreError {
@@ -251,6 +284,7 @@ struct Building {
     data: Data,
     sessions: Sessions,
     dirty: Dirty,
+    txns: Txns,
 }
 
 impl Building {
@@ -260,9 +294,9 @@ impl Building {
         if place.copy.is_some() != scalars.is_some() {
             return None;
         }
-        let (revision, sweep) = scalars.map_or((0, Sweep::default()), |scalars| {
-            let Scalars { revision, sweep_after, sweep_lowest, sweep_oldest } = scalars;
-            (revision, Sweep { after: sweep_after, lowest: sweep_lowest, oldest: sweep_oldest })
+        let (revision, sweep, tickets) = scalars.map_or((0, Sweep::default(), 0), |scalars| {
+            let Scalars { revision, sweep_after, sweep_lowest, sweep_oldest, tickets } = scalars;
+            (revision, Sweep { after: sweep_after, lowest: sweep_lowest, oldest: sweep_oldest }, tickets)
         });
         let changes = place.copy.as_ref().and_then(|copy| copy.phase.changes());
         Some(Building {
@@ -271,6 +305,7 @@ impl Building {
             data: Data { map: OrdMap::new(), revision },
             sessions: Sessions { rows: OrdMap::new(), sweep },
             dirty: Dirty::with_changes(changes.unwrap_or(0)),
+            txns: Txns::with_tickets(tickets),
         })
     }
 
@@ -291,11 +326,26 @@ impl Building {
                 let changes: Vec<(u64, DirtyRecord)> = codec::decode(body).map_err(malformed(key))?;
                 changes.into_iter().try_for_each(|(change, item)| self.take_change(change, item))
             }
+            PageKey::Records(id, _) if id == self.id => {
+                let (number, record) = codec::decode(body).map_err(malformed(key))?;
+                in_place(self.txns.restore_record(id, number, record), key)
+            }
+            PageKey::Locks(id, _) if id == self.id => {
+                let (number, lock) = codec::decode(body).map_err(malformed(key))?;
+                in_place(self.txns.restore_lock(id, number, lock), key)
+            }
+            PageKey::Parked(id, _) if id == self.id => {
+                let (number, request): (u64, Vec<u8>) = codec::decode(body).map_err(malformed(key))?;
+                in_place(self.txns.restore_parked(id, number, &request), key)
+            }
             PageKey::Header
             | PageKey::Place(_)
             | PageKey::Data(..)
             | PageKey::Sessions(..)
-            | PageKey::Dirty(..) => Err(refused(format!("{key:?} in shard {}", self.id.0))),
+            | PageKey::Dirty(..)
+            | PageKey::Records(..)
+            | PageKey::Locks(..)
+            | PageKey::Parked(..) => Err(refused(format!("{key:?} in shard {}", self.id.0))),
         }
     }
 
@@ -327,10 +377,10 @@ impl Building {
     }
 
     fn finish(self) -> Place {
-        let Building { id, place, data, sessions, dirty } = self;
+        let Building { id, place, data, sessions, dirty, txns } = self;
         let copy = place.copy.map(|copy| Copy {
             epoch: copy.epoch,
-            shard: Arc::new(Shard::from_parts(id, data, sessions)),
+            shard: Arc::new(Shard::from_parts(id, data, sessions, txns)),
             phase: copy.phase.into_phase(dirty),
         });
         Place { fence: place.fence, gone: place.gone, copy }

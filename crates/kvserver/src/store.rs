@@ -19,13 +19,13 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::command::{Refusal, Reply, ShardId, shard_of};
 use crate::entry::{GroupCommand, GroupRequest, is_group_request};
 use crate::genesis::Limits;
-use crate::handoff::{CopyStatus, Discarded, Duty, Elsewhere, Place};
+use crate::handoff::{CopyStatus, Discarded, Duty, Elsewhere, Open, Place};
 use crate::query::{Answer, Query};
-use crate::request::{NOBODY, RequestView};
-use crate::session::Context;
+use crate::request::{NOBODY, OpView, RequestView};
+use crate::session::{Context, Head};
 use crate::shard::Shard;
 use crate::tally::{Table, Tally, hash_numbers};
-use crate::txn::{TxnDuty, TxnStatus};
+use crate::txn::{Due, Step, TxnDuty};
 use crate::{scan, snapshot};
 
 /// The replicated state of a group.
@@ -41,10 +41,14 @@ pub struct Store {
     places: Arc<Vec<Place>>,
     /// The shards whose copy is on its way here, so that a group at rest needn't look for them.
     staging: Arc<BTreeSet<ShardId>>,
+    /// The shards with transactions under way, so that a group at rest needn't look for them.
+    busy: Arc<BTreeSet<ShardId>>,
     /// Sum over all places.
     tally: Tally,
     /// What was dropped and may take long to free. Not part of the state.
     pub(crate) discarded: Discarded,
+    /// What became owed because of transactions. Not part of the state.
+    pub(crate) due: Due,
 }
 
 impl Store {
@@ -58,8 +62,10 @@ impl Store {
             retired: false,
             places: Arc::new(vec![Place::default(); usize::from(shards)]),
             staging: Arc::default(),
+            busy: Arc::default(),
             tally: Tally::default(),
             discarded: Discarded::default(),
+            due: Due::default(),
         };
         for id in owned {
             store.change(*id, |place| *place = Place::genesis(*id));
@@ -74,12 +80,33 @@ impl Store {
         let before = place.tally(id);
         let result = change(place);
         self.tally.replace(before, place.tally(id));
-        match place.is_staging() {
-            staging if staging == self.staging.contains(&id) => {}
-            true => drop(Arc::make_mut(&mut self.staging).insert(id)),
-            false => drop(Arc::make_mut(&mut self.staging).remove(&id)),
-        }
+        note(&mut self.staging, id, place.is_staging());
+        note(&mut self.busy, id, place.is_busy());
         Some(result)
+    }
+
+    /// Changes the copy of a shard in the name of a transaction, if it serves here.
+    pub(crate) fn open<T>(
+        &mut self,
+        id: ShardId,
+        change: impl FnOnce(&mut Open<'_>) -> T,
+    ) -> Result<T, Elsewhere> {
+        self.shard(id)?;
+        let changed = self.change(id, |place| place.open().map(|mut open| change(&mut open)));
+        changed.unwrap_or(Err(Elsewhere::Gone(None)))
+    }
+
+    /// The shards with transactions under way, ascending.
+    pub(crate) fn busy(&self) -> impl Iterator<Item = ShardId> + '_ {
+        self.busy.iter().copied()
+    }
+
+    /// Freezes a shard that waited only for its transactions to end, if they have.
+    pub(crate) fn freeze_if_drained(&mut self, id: ShardId) {
+        if self.place(id).is_some_and(Place::is_drained) {
+            let (limits, log_time) = (self.limits.clone(), self.log_time);
+            self.change(id, |place| place.freeze_if_drained(&limits, log_time));
+        }
     }
 
     /// How many shards the key space of the cluster is cut into.
@@ -133,16 +160,6 @@ impl Store {
     /// The copies that this group holds, ascending by shard.
     pub fn copies(&self) -> Vec<CopyStatus> {
         self.places().filter_map(|(id, place)| place.status(id)).collect()
-    }
-
-    /// What this group owes others because of transactions. Takes no longer for shards without one.
-    pub fn txn_duties(&self) -> Vec<TxnDuty> {
-        Vec::new()
-    }
-
-    /// The transactions under way here, ascending by shard.
-    pub fn txns(&self) -> Vec<TxnStatus> {
-        Vec::new()
     }
 
     /// The highest epoch of a shard that this group ever staged, served or refused: what names an older one comes late.
@@ -205,6 +222,11 @@ impl Store {
                 limits.handoff_chunk_bytes,
                 limits.handoff_freeze_lag,
                 limits.handoff_rounds,
+                limits.txn_keys,
+                limits.txn_bytes,
+                limits.txns_per_shard,
+                limits.parked_per_shard,
+                limits.parked_bytes_per_shard,
                 u64::from(self.retired),
             ],
         )
@@ -218,55 +240,117 @@ impl Store {
         };
         self.log_time = self.log_time.max(view.time);
         for request in view {
-            let (id, answer) = match request {
-                Ok(bytes) => self.apply_entry(bytes),
+            match request {
+                Ok(bytes) => self.apply_entry(bytes, &mut reply),
                 Err(_) => {
                     self.unreadable = self.unreadable.saturating_add(1);
-                    (NOBODY, Reply::Refused(Refusal::Invalid))
-                }
-            };
-            reply(id, answer);
-        }
-    }
-
-    fn apply_entry(&mut self, bytes: &[u8]) -> (RequestId, Reply) {
-        if !is_group_request(bytes) {
-            return self.apply_request(bytes);
-        }
-        match GroupRequest::decode(bytes) {
-            Ok(request) => {
-                let id = request.id();
-                match request.command {
-                    GroupCommand::Handoff(command) => (id, Reply::Handoff(self.apply_handoff(command))),
-                    GroupCommand::Txn(_) => (id, Reply::Refused(Refusal::Invalid)),
+                    reply(NOBODY, Reply::Refused(Refusal::Invalid));
                 }
             }
-            Err(_) => (NOBODY, Reply::Refused(Refusal::Invalid)),
         }
     }
 
-    fn apply_request(&mut self, bytes: &[u8]) -> (RequestId, Reply) {
+    fn apply_entry(&mut self, bytes: &[u8], reply: &mut dyn FnMut(RequestId, Reply)) {
+        let mut step = Step::new(reply);
+        if is_group_request(bytes) {
+            self.apply_group_request(bytes, &mut step);
+        } else {
+            self.apply_request(bytes, &mut step);
+        }
+        self.settle(&mut step);
+    }
+
+    fn apply_group_request(&mut self, bytes: &[u8], step: &mut Step<'_>) {
+        let Ok(request) = GroupRequest::decode(bytes) else {
+            return step.reply(NOBODY, Reply::Refused(Refusal::Invalid));
+        };
+        let id = request.id();
+        let reply = match request.command {
+            GroupCommand::Handoff(command) => Reply::Handoff(self.apply_handoff(command, step)),
+            GroupCommand::Txn(command) => match self.apply_between(command, step) {
+                Some(answer) => Reply::Between(Box::new(answer)),
+                None => Reply::Refused(Refusal::Invalid),
+            },
+        };
+        step.reply(id, reply);
+    }
+
+    /// A client's request, from the log or from among those that waited. Its reply may come in a later step.
+    pub(crate) fn apply_request(&mut self, bytes: &[u8], step: &mut Step<'_>) {
         let request = match RequestView::read(bytes) {
             Ok(request) => request,
-            Err(id) => return (id, Reply::Refused(Refusal::Invalid)),
+            Err(id) => return step.reply(id, Reply::Refused(Refusal::Invalid)),
         };
         let id = request.id();
         if !self.is_valid(&request) {
-            return (id, Reply::Refused(Refusal::Invalid));
+            return step.reply(id, Reply::Refused(Refusal::Invalid));
         }
+        let head = Head::new(&request, xxh3_64(bytes));
+        let reply = match &request.op {
+            OpView::Txn(txn) => self.apply_txn(&request, txn, bytes, &head, step),
+            op if op.key().is_some_and(|key| self.is_locked(request.shard, key)) => {
+                self.apply_to_locked(&request, bytes, &head)
+            }
+            _ => self.apply_single(&request, &head).map(Some),
+        };
+        match reply {
+            Ok(Some(reply)) => step.reply(id, reply),
+            Ok(None) => {}
+            Err(elsewhere) => step.reply(id, Reply::Refused(elsewhere.refusal())),
+        }
+    }
+
+    fn apply_single(&mut self, request: &RequestView<'_>, head: &Head) -> Result<Reply, Elsewhere> {
         let Store { limits, log_time, places, tally, .. } = self;
-        let context = Context { limits, log_time: *log_time, request_hash: xxh3_64(bytes) };
+        let context = Context { limits, log_time: *log_time };
         let place = Arc::make_mut(places).get_mut(usize::from(request.shard.0));
-        let reply = place.map_or(Err(Elsewhere::Gone(None)), |place| place.apply(&request, &context, tally));
-        (id, reply.unwrap_or_else(|elsewhere| Reply::Refused(elsewhere.refusal())))
+        place.map_or(Err(Elsewhere::Gone(None)), |place| place.apply(request, head, &context, tally))
+    }
+
+    fn is_locked(&self, shard: ShardId, key: &[u8]) -> bool {
+        self.shard(shard).is_ok_and(|tables| tables.txns().locks().blocks_write(key))
+    }
+
+    /// A key that a transaction has locked: the request waits, unless it was answered before, or is refused.
+    fn apply_to_locked(
+        &mut self,
+        request: &RequestView<'_>,
+        bytes: &[u8],
+        head: &Head,
+    ) -> Result<Option<Reply>, Elsewhere> {
+        let context = Context { limits: &self.limits, log_time: self.log_time };
+        let answer = self.shard(request.shard)?.sessions().judge(head, request.op.is_recorded(), &context);
+        match answer {
+            Some(answer) => Ok(Some(answer)),
+            None => self.park(request.shard, bytes),
+        }
     }
 
     fn is_valid(&self, request: &RequestView<'_>) -> bool {
+        if let OpView::Txn(txn) = &request.op {
+            let shards = self.shard_count();
+            let fits = txn.check(self.limits.txn_keys, self.limits.txn_bytes).is_ok();
+            let small = || txn.accesses().keys().all(|key| key.len() as u64 <= self.limits.key_bytes_max);
+            let home = || txn.first_key().map(|key| shard_of(key, shards));
+            return fits
+                && small()
+                && home() == Some(request.shard)
+                && request.ack_through < request.sequence;
+        }
         let key_fits = request.op.key().is_none_or(|key| {
             key.len() as u64 <= self.limits.key_bytes_max
                 && shard_of(key, self.shard_count()) == request.shard
         });
         request.ack_through < request.sequence && request.shard.0 < self.shard_count() && key_fits
+    }
+}
+
+/// Keeps a shard in a set as long as something holds of it.
+fn note(set: &mut Arc<BTreeSet<ShardId>>, id: ShardId, holds: bool) {
+    match holds {
+        holds if holds == set.contains(&id) => {}
+        true => drop(Arc::make_mut(set).insert(id)),
+        false => drop(Arc::make_mut(set).remove(&id)),
     }
 }
 
@@ -343,11 +427,21 @@ impl StateMachine for Store {
     }
 
     fn due(&mut self) -> Vec<TxnDuty> {
-        Vec::new()
+        self.due.take()
     }
 
-    fn is_blocked(&self, _query: &Query) -> bool {
-        false
+    fn is_blocked(&self, query: &Query) -> bool {
+        if self.busy.is_empty() {
+            return false;
+        }
+        match query {
+            Query::Get { shard, key } => self.shard(*shard).is_ok_and(|t| t.txns().locks().blocks_read(key)),
+            Query::Scan { shards, prefix, .. } => shards.iter().any(|cursor| {
+                let after = cursor.after.as_deref();
+                self.shard(cursor.shard).is_ok_and(|t| t.txns().locks().blocks_scan(prefix, after))
+            }),
+            Query::Pull { .. } | Query::Duties | Query::Copies | Query::TxnDuties | Query::Txns => false,
+        }
     }
 
     fn pages(&self) -> Box<dyn Iterator<Item = Page> + '_> {

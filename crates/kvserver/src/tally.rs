@@ -27,6 +27,12 @@ pub(crate) enum Table {
     Place = 6,
     /// What changed in a copy that moves.
     Dirty = 7,
+    /// Transactions that a shard coordinates.
+    Record = 8,
+    /// Locks of transactions.
+    Lock = 9,
+    /// Requests that wait for locks.
+    Parked = 10,
 }
 
 impl Table {

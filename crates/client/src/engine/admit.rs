@@ -61,6 +61,8 @@ impl Engine {
             refusals: 0,
             redirects: 0,
             silences: 0,
+            conflicts: 0,
+            conflict: None,
             trouble: None,
         };
         let key = self

@@ -21,6 +21,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use kvserver::command::ShardId;
+use kvserver::txn::Conflict;
 use paxos::ids::{GroupId, NodeId, Sequence};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -106,6 +107,10 @@ struct Call {
     redirects: u32,
     /// Tries that heard nothing.
     silences: u32,
+    /// Tries in a row that gave way to other transactions.
+    conflicts: u32,
+    /// Why the last one did.
+    conflict: Option<Conflict>,
     /// The last thing that stood in its way.
     trouble: Option<ErrorKind>,
 }

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use kvserver::txn::Conflict;
+
 use super::{Call, Engine, Pace, Phase};
 use crate::error::ErrorKind;
 use crate::outcome::{LinkId, Outcome};
@@ -125,11 +127,16 @@ impl Engine {
     fn give_up(&mut self, key: Key) {
         let Some(call) = self.calls.get_mut(key) else { return };
         let (group, trouble) = (call.group, call.trouble);
+        // All that is known of a transaction that others kept from running, wherever its last try is.
+        let conflict = call.conflict.filter(|_| trouble == Some(ErrorKind::Conflict));
         let (kind, message) = match &call.phase {
             Phase::Waiting | Phase::Granted(_) => {
                 (ErrorKind::Busy, "too many operations of this client are in flight".to_string())
             }
             Phase::Leaderless => return self.no_leader(key),
+            Phase::Sent(..) | Phase::Backoff(_) if conflict.is_some() => {
+                (ErrorKind::Conflict, gave_way(conflict))
+            }
             Phase::Queued(link) => {
                 (ErrorKind::Unavailable, format!("{} can't be reached", self.links[link.0].address))
             }
@@ -154,6 +161,11 @@ impl Engine {
         let message = format!("group {id} has no leader ({reachable} of {members} replicas reachable)");
         self.fail(key, kind, message);
     }
+}
+
+fn gave_way(conflict: Option<Conflict>) -> String {
+    let why = conflict.map(|why| format!(": {why}")).unwrap_or_default();
+    format!("the transaction had to give way until its deadline{why}")
 }
 
 fn later(kind: ErrorKind, group: u32) -> String {

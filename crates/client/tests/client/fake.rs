@@ -8,6 +8,8 @@ mod admin;
 mod node;
 #[path = "fake/shardmaster.rs"]
 mod shardmaster;
+#[path = "fake/txn.rs"]
+mod txn;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{SocketAddr, TcpListener};
@@ -18,13 +20,14 @@ use std::time::Duration;
 use ::shardmaster::ids::{Epoch, GroupRef, Owner};
 use bytes::Bytes;
 use client::{Client, ClientOptions};
-use kvserver::command::{Refusal, Reply, Request as Write, ShardId, shard_of};
+use kvserver::command::{Op, Refusal, Reply, Request as Write, ShardId, shard_of};
 use kvserver::genesis::{Genesis, Limits};
 use kvserver::query::{self, Query};
 use kvserver::store::Store;
+use kvserver::txn::Conflict;
 use parking_lot::Mutex;
 use paxos::codec;
-use paxos::ids::{Generation, GroupId, LogTime, Sequence, Slot};
+use paxos::ids::{ClientId, Generation, GroupId, LogTime, Sequence, Slot};
 use paxos::rsm::batch::BatchBuilder;
 use paxos::rsm::state_machine::StateMachine;
 use tokio::runtime::Runtime;
@@ -53,6 +56,8 @@ pub(crate) enum Act {
     AnswerAfter(Duration),
     /// Refuses it.
     Refuse(v1::Code),
+    /// Says that this try of a transaction was given up.
+    GiveWay(Conflict),
     /// Refuses it, though it may have run.
     RefuseUnknown(v1::Code),
 }
@@ -89,6 +94,10 @@ pub(crate) struct World {
     pub(crate) frames: AtomicUsize,
     pub(crate) streams: AtomicUsize,
     pub(crate) stale_reads: AtomicUsize,
+    /// What became of transactions.
+    outcomes: Mutex<BTreeMap<(ClientId, Sequence), Reply>>,
+    /// What nodes say of transactions under way, by node.
+    pub(crate) transactions: Mutex<BTreeMap<u32, v1::TransactionsResponse>>,
 }
 
 pub(crate) struct Fake {
@@ -124,6 +133,8 @@ impl Fake {
             frames: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             stale_reads: AtomicUsize::new(0),
+            outcomes: Mutex::default(),
+            transactions: Mutex::default(),
         });
         let nodes = (1..).zip(listeners).map(|(id, listener)| Node::start(id, listener, &world)).collect();
         Fake { world, nodes }
@@ -151,6 +162,12 @@ impl Fake {
         self.world.scripts.lock().entry(node).or_default().extend(acts);
     }
 
+    /// Ends all scripts, and forgets what was seen.
+    pub(crate) fn forget(&self) {
+        self.world.scripts.lock().clear();
+        self.world.seen.lock().clear();
+    }
+
     /// As kill -9.
     pub(crate) fn kill(&mut self, node: u32) {
         if let Some(runtime) = self.nodes[node as usize - 1].runtime.take() {
@@ -175,7 +192,7 @@ impl Fake {
     /// The writes that any node saw, acknowledgements left out.
     pub(crate) fn writes(&self) -> Vec<Seen> {
         let seen = self.world.seen.lock();
-        seen.iter().filter(|s| s.request.op.key().is_some()).cloned().collect()
+        seen.iter().filter(|s| s.request.op != Op::Ack).cloned().collect()
     }
 
     /// Some shard goes to another group, with everything in it.
@@ -268,6 +285,9 @@ impl World {
                             });
                         }
                         Act::Refuse(code) => out.push(self.refuse(node, call.group, call.id, code, false)),
+                        Act::GiveWay(conflict) => {
+                            out.push(reply(call.id, &Reply::Refused(Refusal::Conflict(conflict))));
+                        }
                         Act::RefuseUnknown(code) => {
                             out.push(self.refuse(node, call.group, call.id, code, true))
                         }
@@ -327,7 +347,9 @@ impl World {
                 let astray = ids.find(|shard| owners[usize::from(shard.0)] != group);
                 astray.unwrap_or(shards[0].shard)
             }
-            Query::Pull { .. } | Query::Duties | Query::Copies => panic!("not a query of clients: {query:?}"),
+            Query::Pull { .. } | Query::Duties | Query::Copies | Query::TxnDuties | Query::Txns => {
+                panic!("not a query of clients: {query:?}")
+            }
         };
         let stale = consistency == v1::Consistency::Stale as i32;
         self.stale_reads.fetch_add(usize::from(stale), Ordering::Relaxed);
@@ -381,6 +403,13 @@ impl World {
     }
 
     fn apply(&self, bytes: &Bytes) -> Reply {
+        match codec::decode::<Write>(bytes).unwrap() {
+            Write { client, sequence, op: Op::Txn(txn), .. } => self.transact((client, sequence), &txn),
+            _ => self.apply_single(bytes),
+        }
+    }
+
+    fn apply_single(&self, bytes: &[u8]) -> Reply {
         let mut batch = BatchBuilder::default();
         batch.push(bytes);
         let time = LogTime(self.log_time.load(Ordering::Relaxed));

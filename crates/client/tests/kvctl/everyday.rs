@@ -90,7 +90,7 @@ fn a_shell_goes_on_after_an_error() {
 #[test]
 fn a_bench_gives_one_object() {
     let cluster = Fake::start(2);
-    for workload in ["put", "get", "mixed", "append"] {
+    for workload in ["put", "get", "mixed", "append", "txn"] {
         let args =
             ["-o", "json", "bench", "--workload", workload, "--seconds", "1", "--keys", "50", "--conns", "2"];
         let (code, stdout, stderr) = run(&cluster, &args);

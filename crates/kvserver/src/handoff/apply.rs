@@ -7,17 +7,22 @@ use shardmaster::orders::{Order, Report};
 use crate::handoff::place::Departure;
 use crate::handoff::{Chunk, HandoffCommand, HandoffReply};
 use crate::store::Store;
+use crate::txn::Step;
 
 impl Store {
     /// Applies a handoff command.
-    pub(crate) fn apply_handoff(&mut self, command: HandoffCommand) -> HandoffReply {
+    pub(crate) fn apply_handoff(&mut self, command: HandoffCommand, step: &mut Step<'_>) -> HandoffReply {
         match command {
             HandoffCommand::Order(order) => self.obey(order),
             HandoffCommand::Start { shard, epoch, to } => {
                 let reply = self.change(shard, |place| place.start(Departure { epoch, to }));
                 reply.unwrap_or(HandoffReply::NOTHING)
             }
-            HandoffCommand::Freeze { shard, epoch, staged } => self.freeze(shard, epoch, staged),
+            HandoffCommand::Freeze { shard, epoch, staged } => {
+                let reply = self.freeze(shard, epoch, staged);
+                self.refuse_waiters(shard, step);
+                reply
+            }
             HandoffCommand::Chunk(chunk) => self.take_chunk(chunk),
         }
     }

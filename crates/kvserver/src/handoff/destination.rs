@@ -13,6 +13,7 @@ use crate::handoff::place::{Copy, Phase, Place, Staging};
 use crate::handoff::{Base, Chunk, HandoffReply, Item, MISMATCHES_MAX, Position, Seal, SessionRow};
 use crate::session::Sweep;
 use crate::shard::Shard;
+use crate::txn::is_record_that_moves;
 
 impl Staging {
     fn new(from: GroupRef, mismatches: u64) -> Staging {
@@ -120,7 +121,7 @@ impl Place {
         let Some(seal) = chunk.seal.as_ref().filter(|_| chunk.is_last()) else {
             return (HandoffReply::applied(None), None, None);
         };
-        copy.set_scalars(seal.revision, sweep(seal));
+        copy.set_scalars(seal.revision, sweep(seal), seal.tickets);
         if copy.tally().hash == seal.digest {
             *phase = Phase::Serving;
             let report = Report::Moved { shard: id, epoch };
@@ -149,5 +150,8 @@ fn is_valid(item: &Item, shard: ShardId, limits: &Limits, shards: u16) -> bool {
                 && shard_of(key, shards) == shard
         }
         Item::Row { row, .. } => row.as_ref().is_none_or(SessionRow::is_ordered),
+        Item::Record { number, record } => {
+            record.as_ref().is_none_or(|bytes| is_record_that_moves(*number, bytes))
+        }
     }
 }

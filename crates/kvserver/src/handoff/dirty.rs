@@ -22,6 +22,8 @@ pub(crate) enum DirtyItem {
     Key(Key),
     /// A session row.
     Row(ClientId),
+    /// A decided transaction that the shard coordinates.
+    Record(u64),
 }
 
 /// As it stands in snapshots.
@@ -29,6 +31,7 @@ pub(crate) enum DirtyItem {
 pub(crate) enum DirtyRecord {
     Key(Vec<u8>),
     Row(ClientId),
+    Record(u64),
 }
 
 /// A clone shares all of it.
@@ -45,13 +48,14 @@ impl DirtyItem {
         match self {
             DirtyItem::Key(key) => DirtyRecord::Key(key.as_bytes().to_vec()),
             DirtyItem::Row(client) => DirtyRecord::Row(*client),
+            DirtyItem::Record(number) => DirtyRecord::Record(*number),
         }
     }
 
     fn bytes(&self) -> usize {
         match self {
             DirtyItem::Key(key) => ENTRY_BYTES + key.as_bytes().len(),
-            DirtyItem::Row(_) => ENTRY_BYTES,
+            DirtyItem::Row(_) | DirtyItem::Record(_) => ENTRY_BYTES,
         }
     }
 
@@ -65,7 +69,7 @@ impl DirtyRecord {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             DirtyRecord::Key(key) => key.len(),
-            DirtyRecord::Row(_) => size_of::<ClientId>(),
+            DirtyRecord::Row(_) | DirtyRecord::Record(_) => size_of::<ClientId>(),
         }
     }
 }
@@ -75,6 +79,7 @@ impl From<DirtyRecord> for DirtyItem {
         match record {
             DirtyRecord::Key(key) => DirtyItem::Key(Key::from(&key[..])),
             DirtyRecord::Row(client) => DirtyItem::Row(client),
+            DirtyRecord::Record(number) => DirtyItem::Record(number),
         }
     }
 }

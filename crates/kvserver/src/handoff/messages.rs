@@ -6,6 +6,7 @@ use shardmaster::ids::{Epoch, GroupRef, ShardId};
 use shardmaster::orders::{Order, Report};
 
 use crate::command::Reply;
+use crate::session::reply_bytes;
 
 /// What a handoff entry does. Each names the epoch of the move, and has no effect where no copy of that epoch stands in
 /// the fitting phase.
@@ -109,6 +110,11 @@ impl Chunk {
 }
 
 impl SessionRow {
+    /// About its length, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.outcomes.iter().map(|outcome| 48 + reply_bytes(&outcome.reply)).sum()
+    }
+
     /// Whether the outcomes are in order and above the floor.
     pub fn is_ordered(&self) -> bool {
         let sequences = std::iter::once(self.ack_through).chain(self.outcomes.iter().map(|o| o.sequence));
@@ -121,7 +127,8 @@ impl Chunk {
     pub fn bytes(&self) -> u64 {
         let item = |item: &Item| match item {
             Item::Key { key, value } => key.len() + value.as_ref().map_or(0, |(_, value)| value.len()) + 16,
-            Item::Row { row, .. } => 40 + row.as_ref().map_or(0, |row| row.outcomes.len() * 48),
+            Item::Row { row, .. } => 40 + row.as_ref().map_or(0, SessionRow::bytes),
+            Item::Record { record, .. } => 40 + record.as_ref().map_or(0, Vec::len),
         };
         self.items.iter().map(item).sum::<usize>() as u64
     }
@@ -143,6 +150,13 @@ pub enum Item {
         client: ClientId,
         /// `None` if it was forgotten.
         row: Option<SessionRow>,
+    },
+    /// A transaction that the shard coordinates, decided, with participants that don't know it yet.
+    Record {
+        /// Its number.
+        number: u64,
+        /// Encoded; `None` if all know.
+        record: Option<Vec<u8>>,
     },
 }
 
@@ -181,6 +195,8 @@ pub struct Seal {
     pub sweep: (Option<ClientId>, LogTime),
     /// Lower bound on the stamps of all session rows.
     pub oldest: LogTime,
+    /// Last number given to an attempt of a transaction, or to a lock.
+    pub tickets: u64,
     /// Log time of the source: the destination's is at least that from then on, else a late duplicate that the source
     /// counts as expired would run there.
     pub log_time: LogTime,

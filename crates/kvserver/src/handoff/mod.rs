@@ -26,7 +26,7 @@ pub use messages::{
 
 pub(crate) use dirty::{Dirty, DirtyItem, DirtyRecord};
 pub(crate) use discarded::Discarded;
-pub(crate) use place::{Copy, Elsewhere, Place, PlaceRecord};
+pub(crate) use place::{Copy, Elsewhere, Open, Place, PlaceRecord};
 
 /// How often a staged copy may differ from its seal. After that many times the destination waits to be told to abandon
 /// it: what differs three times isn't the network's doing.

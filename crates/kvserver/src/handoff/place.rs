@@ -9,11 +9,14 @@ use bincode::{Decode, Encode};
 use paxos::codec;
 use shardmaster::ids::{Epoch, GroupRef, Owner, ShardId};
 
-use crate::command::Refusal;
-use crate::handoff::{Dirty, Position, Seal};
+use crate::command::{Refusal, Reply};
+use crate::handoff::{Dirty, DirtyItem, Position, Seal};
+use crate::key::Key;
 use crate::query::Answer;
+use crate::session::{Context, Head};
 use crate::shard::Shard;
 use crate::tally::{Table, Tally, hash_bytes};
+use crate::txn::{Record, TxnAnswer, Txns};
 
 /// A clone shares all bulk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +59,9 @@ pub(crate) struct Departure {
 pub(crate) struct Moving {
     pub(crate) departure: Departure,
     pub(crate) ceiling: Option<Ceiling>,
+    /// The destination asked for the freeze while transactions were under way, and had staged this change: nothing new
+    /// begins until they have ended.
+    pub(crate) draining: Option<u64>,
     pub(crate) dirty: Dirty,
 }
 
@@ -109,7 +115,7 @@ pub(crate) struct CopyRecord {
 #[derive(Encode, Decode)]
 pub(crate) enum PhaseRecord {
     Serving,
-    Moving { departure: Departure, ceiling: Option<Ceiling>, changes: u64 },
+    Moving { departure: Departure, ceiling: Option<Ceiling>, draining: Option<u64>, changes: u64 },
     Frozen { departure: Departure, seal: Seal, changes: u64 },
     Staging(Staging),
 }
@@ -131,11 +137,83 @@ impl Elsewhere {
         }
     }
 
+    /// To another group, about a transaction. One that waits for the destination is asked there.
+    pub(crate) fn txn_answer(self) -> TxnAnswer {
+        match self {
+            Elsewhere::Gone(owner) => TxnAnswer::WrongGroup(owner),
+            Elsewhere::Awaiting => TxnAnswer::Later,
+        }
+    }
+
     pub(crate) fn answer(self, shard: ShardId) -> Answer {
         match self {
             Elsewhere::Gone(owner) => Answer::WrongGroup { shard, owner },
             Elsewhere::Awaiting => Answer::Awaiting { shard },
         }
+    }
+}
+
+/// A copy that serves, and is being changed: while it moves, each change gets its number.
+pub(crate) struct Open<'a> {
+    shard: &'a mut Shard,
+    moving: Option<&'a mut Moving>,
+}
+
+impl Open<'_> {
+    pub(crate) fn shard(&self) -> &Shard {
+        self.shard
+    }
+
+    /// Whether no transaction may begin here.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.moving.as_ref().is_some_and(|moving| moving.draining.is_some())
+    }
+
+    /// Whether it takes so many changes now.
+    pub(crate) fn has_room(&self, changes: u64) -> bool {
+        self.moving.as_ref().is_none_or(|moving| moving.has_room(changes))
+    }
+
+    /// Sets a key, or removes it, in the name of a transaction.
+    pub(crate) fn install_write(&mut self, key: &[u8], value: Option<&[u8]>) {
+        if self.shard.install_write(key, value) {
+            self.touch(|| DirtyItem::Key(Key::from(key)));
+        }
+    }
+
+    /// Keeps what a transaction was answered; without a reply, only that the client was heard.
+    pub(crate) fn record(&mut self, head: &Head, context: &Context<'_>, reply: Option<&Reply>) {
+        self.shard.record(head, context, reply);
+        self.touch(|| DirtyItem::Row(head.client));
+    }
+
+    /// Puts a record in place of the one with its number, or takes that out.
+    pub(crate) fn set_record(&mut self, number: u64, record: Option<Record>) {
+        // One that isn't decided doesn't move.
+        let moves = record.as_ref().is_none_or(|record| !record.is_undecided());
+        self.shard.change_txns(|shard, txns, tally| txns.set_record(shard, number, record, tally));
+        if moves {
+            self.touch(|| DirtyItem::Record(number));
+        }
+    }
+
+    /// Changes locks, or requests that wait: what doesn't move.
+    pub(crate) fn change_txns<T>(&mut self, change: impl FnOnce(ShardId, &mut Txns, &mut Tally) -> T) -> T {
+        self.shard.change_txns(change)
+    }
+
+    fn touch(&mut self, item: impl FnOnce() -> DirtyItem) {
+        if let Some(moving) = &mut self.moving {
+            moving.dirty.touch(self.shard.id(), item());
+        }
+    }
+}
+
+impl Moving {
+    /// Whether it takes so many changes now.
+    pub(crate) fn has_room(&self, changes: u64) -> bool {
+        let changes_max = self.ceiling.map_or(u64::MAX, |ceiling| ceiling.changes_max);
+        self.dirty.changes().saturating_add(changes) <= changes_max
     }
 }
 
@@ -162,6 +240,17 @@ impl Place {
         }
     }
 
+    /// The copy, to be changed, if it serves. What it counts is up to whoever asked.
+    pub(crate) fn open(&mut self) -> Result<Open<'_>, Elsewhere> {
+        self.serving()?;
+        let Some(Copy { shard, phase, .. }) = &mut self.copy else { return Err(Elsewhere::Gone(self.gone)) };
+        let moving = match phase {
+            Phase::Moving(moving) => Some(Arc::make_mut(moving)),
+            Phase::Serving | Phase::Frozen(_) | Phase::Staging(_) => None,
+        };
+        Ok(Open { shard: Arc::make_mut(shard), moving })
+    }
+
     /// The move that the copy leaves with.
     pub(crate) fn departure(&self) -> Option<Departure> {
         match &self.copy.as_ref()?.phase {
@@ -180,6 +269,17 @@ impl Place {
         }
     }
 
+    /// Whether transactions are under way in a copy that serves.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.serving().is_ok_and(|shard| !shard.txns().is_idle())
+    }
+
+    /// Whether the copy waited only for its transactions to end before it freezes, and they have.
+    pub(crate) fn is_drained(&self) -> bool {
+        let Some(Copy { shard, phase: Phase::Moving(moving), .. }) = &self.copy else { return false };
+        moving.draining.is_some() && shard.txns().may_freeze()
+    }
+
     pub(crate) fn is_staging(&self) -> bool {
         matches!(&self.copy, Some(Copy { phase: Phase::Staging(_), .. }))
     }
@@ -189,7 +289,8 @@ impl Place {
         let copy = self.copy.as_ref().map(|copy| {
             let shard = &copy.shard;
             let dirty = copy.phase.dirty().map(|dirty| dirty.recomputed(shard.id()));
-            let again = Shard::from_parts(shard.id(), shard.data().clone(), shard.sessions().clone());
+            let txns = shard.txns().recomputed(shard.id());
+            let again = Shard::from_parts(shard.id(), shard.data().clone(), shard.sessions().clone(), txns);
             let phase = copy.phase.record().into_phase(dirty.unwrap_or_default());
             Copy { epoch: copy.epoch, shard: Arc::new(again), phase }
         });
@@ -236,8 +337,9 @@ impl Phase {
         match self {
             Phase::Serving => PhaseRecord::Serving,
             Phase::Moving(moving) => {
-                let (departure, ceiling) = (moving.departure, moving.ceiling);
-                PhaseRecord::Moving { departure, ceiling, changes: moving.dirty.changes() }
+                let Moving { departure, ceiling, draining, dirty } = &**moving;
+                let (departure, ceiling, draining) = (*departure, *ceiling, *draining);
+                PhaseRecord::Moving { departure, ceiling, draining, changes: dirty.changes() }
             }
             Phase::Frozen(frozen) => PhaseRecord::Frozen {
                 departure: frozen.departure,
@@ -262,8 +364,8 @@ impl PhaseRecord {
     pub(crate) fn into_phase(self, dirty: Dirty) -> Phase {
         match self {
             PhaseRecord::Serving => Phase::Serving,
-            PhaseRecord::Moving { departure, ceiling, changes: _ } => {
-                Phase::Moving(Arc::new(Moving { departure, ceiling, dirty }))
+            PhaseRecord::Moving { departure, ceiling, draining, changes: _ } => {
+                Phase::Moving(Arc::new(Moving { departure, ceiling, draining, dirty }))
             }
             PhaseRecord::Frozen { departure, seal, changes: _ } => {
                 Phase::Frozen(Arc::new(Frozen { departure, seal, dirty }))

@@ -3,17 +3,19 @@
 
 use std::ops::Bound;
 
+use paxos::codec;
 use paxos::ids::ClientId;
 use shardmaster::ids::{Epoch, ShardId};
 
 use crate::genesis::Limits;
 use crate::handoff::place::{Phase, Place};
-use crate::handoff::{Base, Chunk, Dirty, DirtyItem, Item, Outcome, Position, Pulled};
+use crate::handoff::{Base, Chunk, Dirty, DirtyItem, Item, Position, Pulled};
 use crate::key::Key;
 use crate::query::Answer;
 use crate::session::Row;
 use crate::shard::Shard;
 use crate::store::Store;
+use crate::txn::Kept;
 use crate::value::Value;
 
 /// What an item takes beside its bytes.
@@ -124,6 +126,15 @@ impl Filling {
                     let row = shard.sessions().rows.get(client).map(AsRef::as_ref);
                     self.push(row_bytes(row), || row_item(*client, row))
                 }
+                DirtyItem::Record(number) => {
+                    let record = shard.txns().decided(*number);
+                    let bytes = ITEM_BYTES + record.map_or(0, Kept::bytes);
+                    let item = || Item::Record {
+                        number: *number,
+                        record: record.map(|record| codec::encode(&**record)),
+                    };
+                    self.push(bytes, item)
+                }
             };
             if !taken {
                 return last;
@@ -154,7 +165,7 @@ fn key_item(key: &Key, value: Option<&Value>) -> Item {
 }
 
 fn row_bytes(row: Option<&Row>) -> usize {
-    ITEM_BYTES + row.map_or(0, |row| row.outcomes.len() * size_of::<Outcome>())
+    ITEM_BYTES + row.map_or(0, Row::bytes)
 }
 
 fn row_item(client: ClientId, row: Option<&Row>) -> Item {

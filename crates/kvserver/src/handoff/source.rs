@@ -13,7 +13,7 @@ use crate::handoff::place::{Ceiling, Copy, Departure, Elsewhere, Frozen, Moving,
 use crate::handoff::{Dirty, DirtyItem, HandoffReply, Seal};
 use crate::key::Key;
 use crate::request::RequestView;
-use crate::session::Context;
+use crate::session::{Context, Head};
 use crate::shard::{CHANGES_MAX, Shard};
 use crate::tally::Tally;
 
@@ -38,32 +38,37 @@ impl Place {
     pub(crate) fn apply(
         &mut self,
         request: &RequestView<'_>,
+        head: &Head,
         context: &Context<'_>,
         tally: &mut Tally,
     ) -> Result<Reply, Elsewhere> {
         if let Some(Copy { shard, phase: Phase::Serving, .. }) = &mut self.copy {
             let shard = Arc::make_mut(shard);
             let before = shard.tally();
-            let reply = shard.apply(request, context);
+            let reply = shard.apply(request, head, context);
             tally.replace(before, shard.tally());
             return Ok(reply);
         }
         self.serving()?;
         let before = self.tally(request.shard);
-        let reply = self.apply_moving(request, context);
+        let reply = self.apply_moving(request, head, context);
         tally.replace(before, self.tally(request.shard));
         reply
     }
 
-    fn apply_moving(&mut self, request: &RequestView<'_>, context: &Context<'_>) -> Result<Reply, Elsewhere> {
+    fn apply_moving(
+        &mut self,
+        request: &RequestView<'_>,
+        head: &Head,
+        context: &Context<'_>,
+    ) -> Result<Reply, Elsewhere> {
         let Some(Copy { shard, phase: Phase::Moving(moving), .. }) = &mut self.copy else {
             return Err(Elsewhere::Gone(self.gone));
         };
-        let changes_max = moving.ceiling.map_or(u64::MAX, |ceiling| ceiling.changes_max);
-        if moving.dirty.changes().saturating_add(CHANGES_MAX) > changes_max {
+        if !moving.has_room(CHANGES_MAX) {
             return Ok(Reply::Refused(Refusal::Busy(BusyReason::Moving)));
         }
-        let (reply, changed) = Arc::make_mut(shard).apply_and_tell(request, context);
+        let (reply, changed) = Arc::make_mut(shard).apply_and_tell(request, head, context);
         let key = request.op.key().filter(|_| changed.key).map(|key| DirtyItem::Key(Key::from(key)));
         let row = changed.row.then_some(request.client);
         let rows = changed.swept.into_iter().flatten().chain(row).map(DirtyItem::Row);
@@ -78,9 +83,14 @@ impl Place {
     pub(crate) fn start(&mut self, departure: Departure) -> HandoffReply {
         let fence = self.fence;
         match &mut self.copy {
-            Some(Copy { phase: phase @ Phase::Serving, .. }) if departure.epoch > fence => {
-                *phase =
-                    Phase::Moving(Arc::new(Moving { departure, ceiling: None, dirty: Dirty::default() }));
+            Some(Copy { shard, phase: phase @ Phase::Serving, .. }) if departure.epoch > fence => {
+                let mut dirty = Dirty::default();
+                // They are few, and in no table that is copied in order.
+                for (number, _) in shard.txns().records().filter(|(_, record)| !record.is_undecided()) {
+                    dirty.touch(shard.id(), DirtyItem::Record(number));
+                }
+                let moving = Moving { departure, ceiling: None, draining: None, dirty };
+                *phase = Phase::Moving(Arc::new(moving));
                 self.fence = departure.epoch;
                 HandoffReply::applied(None)
             }
@@ -101,6 +111,12 @@ impl Place {
         if moving.departure.epoch != epoch {
             return HandoffReply::NOTHING;
         }
+        if !shard.txns().may_freeze() {
+            // Nothing new begins; the step in which the last transaction ends asks again.
+            let changed = moving.draining != Some(staged);
+            Arc::make_mut(moving).draining = Some(staged);
+            return HandoffReply { applied: changed, report: None };
+        }
         let lag_max = limits.handoff_freeze_lag;
         if moving.dirty.left(staged, lag_max) <= lag_max {
             let seal = seal(shard, moving.dirty.changes(), log_time);
@@ -108,14 +124,25 @@ impl Place {
             *phase = Phase::Frozen(Arc::new(Frozen { departure, seal, dirty }));
             return HandoffReply::applied(None);
         }
+        let drained = moving.draining.is_some();
+        let moving = Arc::make_mut(moving);
+        moving.draining = None;
         if moving.ceiling.is_some_and(|ceiling| staged < ceiling.set_at) {
-            return HandoffReply::NOTHING;
+            return HandoffReply { applied: drained, report: None };
         }
         let changes = moving.dirty.changes();
         let room = changes.saturating_sub(staged) / 2;
-        Arc::make_mut(moving).ceiling =
-            Some(Ceiling { set_at: changes, changes_max: changes.saturating_add(room) });
+        moving.ceiling = Some(Ceiling { set_at: changes, changes_max: changes.saturating_add(room) });
         HandoffReply::applied(None)
+    }
+
+    /// Freezes a copy that was only waiting for its transactions to end, if they have.
+    pub(crate) fn freeze_if_drained(&mut self, limits: &Limits, log_time: LogTime) {
+        let Some(Copy { phase: Phase::Moving(moving), .. }) = &self.copy else { return };
+        if let Some(staged) = moving.draining {
+            let epoch = moving.departure.epoch;
+            self.freeze(epoch, staged, limits, log_time);
+        }
     }
 
     /// Drops the frozen copy of a move, now that the destination serves. Returns what was dropped.
@@ -193,6 +220,7 @@ fn seal(shard: &Shard, changes_end: u64, log_time: LogTime) -> Seal {
         sweep: (sweep.after, sweep.lowest),
         oldest: sweep.oldest,
         log_time,
+        tickets: shard.txns().tickets(),
         changes_end,
     }
 }

@@ -13,9 +13,11 @@ use wire::v1::group_answer::Result as Answered;
 use wire::v1::group_call::Kind;
 use wire::v1::groups_server::Groups;
 
-use super::ask::{ask_here, is_cut, is_lost, read_here};
+use super::ask::{ask_all_here, ask_here, is_cut, is_lost, read_here};
 use super::context::{Context, Phase, ShardCalls};
+use super::crash::Point;
 use super::refusal::{Rejected, refusal_of};
+use crate::entry::{GroupCommand, GroupRequest};
 use crate::handoff::CopyStatus;
 use crate::machine;
 use crate::query::{Answer, Query};
@@ -48,8 +50,15 @@ impl Groups for BetweenGroups {
         Ok(Response::new(answer(context, call).await))
     }
 
-    async fn submit_many(&self, _: Request<v1::GroupCalls>) -> Result<Response<v1::GroupAnswers>, Status> {
-        Err(Status::unimplemented("many"))
+    async fn submit_many(
+        &self,
+        request: Request<v1::GroupCalls>,
+    ) -> Result<Response<v1::GroupAnswers>, Status> {
+        let (context, calls) = (self.context()?, request.into_inner());
+        if is_cut(context, NodeId(calls.from)) || is_lost(context) {
+            return Err(Status::unavailable("the link is cut"));
+        }
+        Ok(Response::new(v1::GroupAnswers { answers: answer_all(context, calls).await }))
     }
 
     async fn load(&self, _: Request<v1::LoadRequest>) -> Result<Response<v1::LoadResponse>, Status> {
@@ -67,14 +76,18 @@ pub(crate) async fn answer(context: &Context, call: v1::GroupCall) -> v1::GroupA
     v1::GroupAnswer { result: Some(result) }
 }
 
-fn taken(context: &Context, call: v1::GroupCall) -> Result<(GroupId, Call<machine::Machine>), Rejected> {
+/// Whether this life of the group is here, and calls are taken.
+fn taken_by(context: &Context, group: GroupId, generation: Generation) -> Result<(), Rejected> {
     if context.phase() > Phase::Serving {
         return Err(Rejected::Stopping);
     }
+    let here = context.node.generation(group) == Some(generation);
+    here.then_some(()).ok_or(Rejected::UnknownGroup)
+}
+
+fn taken(context: &Context, call: v1::GroupCall) -> Result<(GroupId, Call<machine::Machine>), Rejected> {
     let group = GroupId(call.group);
-    if context.node.generation(group) != Some(Generation(call.generation)) {
-        return Err(Rejected::UnknownGroup);
-    }
+    taken_by(context, group, Generation(call.generation))?;
     let call = match call.kind {
         Some(Kind::Write(request)) => {
             let id = machine::id_of_request(group, &request).ok_or(Rejected::Invalid("not a request"))?;
@@ -89,8 +102,46 @@ fn taken(context: &Context, call: v1::GroupCall) -> Result<(GroupId, Call<machin
     Ok((group, call))
 }
 
+/// Answers the requests of another group, each by itself and in order.
+pub(crate) async fn answer_all(context: &Context, calls: v1::GroupCalls) -> Vec<v1::GroupAnswer> {
+    let group = GroupId(calls.group);
+    // The shardmaster's log holds no such entries.
+    let here = match group {
+        SHARDMASTER => Err(Rejected::UnknownGroup),
+        group => taken_by(context, group, Generation(calls.generation)),
+    };
+    let mut logged = Vec::new();
+    let mut taken = Vec::new();
+    let mut answers: Vec<Option<Answered>> = Vec::new();
+    for request in calls.writes {
+        let decoded = here.clone().and_then(|()| {
+            GroupRequest::decode(&request).map_err(|_| Rejected::Invalid("not a request between groups"))
+        });
+        match decoded {
+            Ok(decoded) => {
+                if let GroupCommand::Txn(command) = &decoded.command {
+                    context.crash.reached(Point::received(command));
+                    logged.push(Point::logged(command));
+                }
+                taken.push((group, Call::Write { id: decoded.id(), request, sent_at: 0 }));
+                answers.push(None);
+            }
+            Err(rejected) => answers.push(Some(Answered::Refusal(refusal_of(&rejected)))),
+        }
+    }
+    let mut replies = ask_all_here(context, taken).await.unwrap_or_default().into_iter();
+    logged.into_iter().for_each(|point| context.crash.reached(point));
+    let answer =
+        |answered: Option<Answered>| answered.unwrap_or_else(|| answered_by(context, replies.next()));
+    answers.into_iter().map(answer).map(|result| v1::GroupAnswer { result: Some(result) }).collect()
+}
+
 async fn answer_of(context: &Context, group: GroupId, call: Call<machine::Machine>) -> Answered {
-    match ask_here(context, group, call).await {
+    answered_by(context, ask_here(context, group, call).await)
+}
+
+fn answered_by(context: &Context, result: Option<CallResult<machine::Machine>>) -> Answered {
+    match result {
         Some(CallResult::Reply(reply)) => Answered::Reply(Bytes::from(reply.encode())),
         Some(CallResult::Found(answer)) => Answered::Found(Bytes::from(answer.encode())),
         Some(CallResult::Refused(refused)) => Answered::Refusal(context.directory.refused(refused)),

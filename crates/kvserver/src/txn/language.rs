@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use bincode::{Decode, Encode};
 
-use crate::command::{ShardId, shard_of};
+use crate::command::{KEY_BYTES_MAX, ShardId, shard_of};
 
 /// Keys that one transaction may name, unless the cluster is created with another bound.
 pub const TXN_KEYS_MAX: u64 = 128;
@@ -168,6 +168,26 @@ pub enum TxnError {
     TooLarge,
 }
 
+/// Which stated bound a transaction breaks. Such a one is never run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Unfit {
+    /// It names no key.
+    #[error("the transaction names no key")]
+    NoKey,
+    /// More than [`TXN_OPS_MAX`] compares, or operations in a branch.
+    #[error("the transaction has more than {TXN_OPS_MAX} compares, or operations in a branch")]
+    Operations,
+    /// A key above [`KEY_BYTES_MAX`].
+    #[error("a key of the transaction is larger than {KEY_BYTES_MAX} bytes")]
+    Key,
+    /// More keys than a transaction may name.
+    #[error("the transaction names more keys than the {0} that it may")]
+    Keys(u64),
+    /// Keys and values together.
+    #[error("the transaction carries more bytes than the {0} that it may")]
+    Bytes(u64),
+}
+
 /// How a transaction uses a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Access {
@@ -206,6 +226,50 @@ impl Txn {
         keys
     }
 
+    /// Whether it keeps the bounds that can be judged without a state: asked by the client, and by whoever runs it.
+    /// `keys_max` and `bytes_max` are those of the cluster: [`TXN_KEYS_MAX`] and [`TXN_BYTES_MAX`] if it has no others.
+    ///
+    /// # Errors
+    /// The bound that it breaks.
+    pub fn check(&self, keys_max: u64, bytes_max: u64) -> Result<(), Unfit> {
+        // First, so that what follows takes a bounded time.
+        if [self.compares.len(), self.then.len(), self.otherwise.len()].iter().any(|n| *n > TXN_OPS_MAX) {
+            return Err(Unfit::Operations);
+        }
+        let keys = self.accesses();
+        if keys.is_empty() {
+            return Err(Unfit::NoKey);
+        }
+        if keys.keys().any(|key| key.len() > KEY_BYTES_MAX) {
+            return Err(Unfit::Key);
+        }
+        if keys.len() as u64 > keys_max {
+            return Err(Unfit::Keys(keys_max));
+        }
+        if self.bytes() > bytes_max { Err(Unfit::Bytes(bytes_max)) } else { Ok(()) }
+    }
+
+    /// Bytes that it carries: of all keys and values, as often as it names them.
+    pub fn bytes(&self) -> u64 {
+        let compares = self.compares.iter().map(|Compare { key, condition }| {
+            key.len()
+                + match condition {
+                    Condition::Value(_, value) => value.len(),
+                    Condition::Present(_) | Condition::Version(..) => 0,
+                }
+        });
+        let ops = self.then.iter().chain(&self.otherwise).map(|op| {
+            op.key().len()
+                + match op {
+                    TxnOp::Put { value, .. } | TxnOp::Append { value, .. } => value.len(),
+                    TxnOp::Cas { expected, value, .. } => expected.as_ref().map_or(0, Vec::len) + value.len(),
+                    TxnOp::Copy { from, .. } => from.len(),
+                    TxnOp::Get { .. } | TxnOp::Delete { .. } | TxnOp::Incr { .. } => 0,
+                }
+        });
+        compares.chain(ops).map(|bytes| bytes as u64).sum()
+    }
+
     /// The first key it names: the one that chooses its home shard. `None` of a transaction that names none.
     pub fn first_key(&self) -> Option<&[u8]> {
         let compared = self.compares.first().map(|compare| &compare.key[..]);
@@ -239,5 +303,44 @@ impl TxnOp {
             | TxnOp::Cas { key, .. }
             | TxnOp::Copy { key, .. } => key,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gets(count: usize) -> Txn {
+        let get = |n: usize| TxnOp::Get { key: n.to_string().into_bytes() };
+        Txn { then: (0..count).map(get).collect(), ..Txn::default() }
+    }
+
+    #[test]
+    fn what_breaks_a_bound_is_unfit() {
+        let check = |txn: &Txn| txn.check(TXN_KEYS_MAX, TXN_BYTES_MAX);
+        assert_eq!(check(&Txn::default()), Err(Unfit::NoKey));
+        assert_eq!(check(&gets(128)), Ok(()));
+        assert_eq!(check(&gets(129)), Err(Unfit::Keys(TXN_KEYS_MAX)));
+        assert_eq!(check(&gets(TXN_OPS_MAX + 1)), Err(Unfit::Operations));
+        let long = |bytes| Txn { then: vec![TxnOp::Get { key: vec![0; bytes] }], ..Txn::default() };
+        assert_eq!(check(&long(KEY_BYTES_MAX)), Ok(()));
+        assert_eq!(check(&long(KEY_BYTES_MAX + 1)), Err(Unfit::Key));
+    }
+
+    #[test]
+    fn it_carries_the_keys_and_values_of_all_its_parts() {
+        let key = || b"k".to_vec();
+        let txn = Txn {
+            compares: vec![
+                Compare { key: key(), condition: Condition::Value(Relation::Less, b"12".to_vec()) },
+                Compare { key: key(), condition: Condition::Version(Relation::Less, 9) },
+            ],
+            then: vec![TxnOp::Cas { key: key(), expected: Some(b"1".to_vec()), value: b"22".to_vec() }],
+            otherwise: vec![TxnOp::Copy { key: key(), from: b"from".to_vec() }],
+        };
+        assert_eq!(txn.bytes(), 3 + 1 + 4 + 5);
+        assert_eq!(txn.check(2, 13), Ok(()));
+        assert_eq!(txn.check(2, 12), Err(Unfit::Bytes(12)));
+        assert_eq!(txn.check(1, 13), Err(Unfit::Keys(1)));
     }
 }

@@ -95,7 +95,7 @@ pub struct Grant {
     /// be installed twice, nor under a lock that a late Prepare made.
     pub lock: u64,
     /// Value and version of each key that is read, in the order of the Prepare; `None` if absent, and for keys that are
-    /// only written.
+    /// only written. Empty where the vote is only a question what became of the attempt.
     pub found: Vec<Option<(Vec<u8>, u64)>>,
 }
 
@@ -131,6 +131,9 @@ pub enum Conflict {
     /// The client gave it up.
     #[error("given up")]
     GivenUp,
+    /// What it reads in a shard is larger than a transaction may read. The coordinator makes a failure of it.
+    #[error("too large")]
+    TooLarge,
 }
 
 /// The reply of a [`TxnCommand`].

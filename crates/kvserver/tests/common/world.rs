@@ -337,9 +337,11 @@ impl World {
 fn is_final(reply: &Reply) -> bool {
     match reply {
         Reply::Refused(refusal) => match refusal {
-            Refusal::Busy(_) | Refusal::WrongGroup { .. } | Refusal::Awaiting | Refusal::FromTheFuture => {
-                false
-            }
+            Refusal::Busy(_)
+            | Refusal::Conflict(_)
+            | Refusal::WrongGroup { .. }
+            | Refusal::Awaiting
+            | Refusal::FromTheFuture => false,
             Refusal::AlreadyAcknowledged
             | Refusal::SessionExpired
             | Refusal::SequenceReused

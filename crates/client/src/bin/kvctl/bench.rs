@@ -6,10 +6,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use client::{Client, Consistency};
+use client::{Client, Consistency, Transaction};
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
+use rand::seq::index::sample;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -22,6 +23,8 @@ use crate::output::{self, message};
 const KEY_BYTES: usize = 16;
 /// A caller whose operation failed waits this long, so that a cluster that is down isn't asked in a tight loop.
 const AFTER_ERROR: Duration = Duration::from_millis(10);
+/// Tags that transactions of one shard choose from, each with many keys.
+const TAGS_MAX: usize = 1024;
 /// Longest latency told apart, in µs.
 const LATENCY_US_MAX: u64 = 600_000_000;
 
@@ -36,6 +39,8 @@ pub(crate) enum Workload {
     Mixed,
     /// Append to keys
     Append,
+    /// Move 1 from a key to others, all in one transaction
+    Txn,
 }
 
 /// Arguments of `bench`.
@@ -62,6 +67,12 @@ pub(crate) struct BenchArgs {
     /// Reads among the operations of `mixed`, from 0 to 1
     #[arg(long, value_name = "R", default_value_t = 0.5, value_parser = ratio)]
     read_ratio: f64,
+    /// Keys of a transaction of `txn`
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=128))]
+    txn_keys: u8,
+    /// The keys of a transaction of `txn` are all in one shard
+    #[arg(long)]
+    local: bool,
 }
 
 fn ratio(text: &str) -> Result<f64, String> {
@@ -72,6 +83,11 @@ fn ratio(text: &str) -> Result<f64, String> {
 }
 
 pub(crate) async fn run(args: &BenchArgs, context: &Context) -> Result<(), Failure> {
+    let keys = usize::try_from(args.keys).unwrap_or(usize::MAX);
+    let accounts = Accounts { keys, at_once: usize::from(args.txn_keys), is_local: args.local };
+    if args.workload == Workload::Txn && keys < accounts.at_once {
+        return Err(Failure::usage("--keys is less than --txn-keys"));
+    }
     let mut clients = Vec::new();
     for _ in 0..args.conns {
         clients.push(Client::connect(context.client_options()?).await?);
@@ -91,6 +107,7 @@ pub(crate) async fn run(args: &BenchArgs, context: &Context) -> Result<(), Failu
             consistency: context.consistency(),
             read_ratio: args.read_ratio,
             keys: args.keys,
+            accounts,
             value: Arc::clone(&value),
             random: SmallRng::seed_from_u64(u64::from(number)),
             stats: Arc::clone(&stats),
@@ -130,6 +147,7 @@ struct Caller {
     consistency: Consistency,
     read_ratio: f64,
     keys: u64,
+    accounts: Accounts,
     value: Arc<[u8]>,
     random: SmallRng,
     stats: Arc<Mutex<Stats>>,
@@ -151,11 +169,15 @@ impl Caller {
     }
 
     async fn once(&mut self) -> Result<(), client::Error> {
+        if self.workload == Workload::Txn {
+            let transfer = self.accounts.transfer(&mut self.random);
+            return self.client.transact(transfer).await.map(|_| ());
+        }
         let key = key(self.random.random_range(0..self.keys));
         let reads = match self.workload {
             Workload::Get => true,
             Workload::Mixed => self.random.random_bool(self.read_ratio),
-            Workload::Put | Workload::Append => false,
+            Workload::Put | Workload::Append | Workload::Txn => false,
         };
         if reads {
             return self.client.get(&key, self.consistency).await.map(|_| ());
@@ -164,6 +186,39 @@ impl Caller {
             return self.client.append(&key, &self.value).await.map(|_| ());
         }
         self.client.put(&key, &self.value).await.map(|_| ())
+    }
+}
+
+/// The keys of `txn`. Their sum stays 0, whatever fails.
+#[derive(Clone, Copy, Debug)]
+struct Accounts {
+    keys: usize,
+    at_once: usize,
+    is_local: bool,
+}
+
+impl Accounts {
+    /// Takes from one, gives 1 to each of the others.
+    fn transfer(&self, random: &mut SmallRng) -> Transaction {
+        let keys = self.pick(random);
+        let given = i64::try_from(keys.len()).unwrap_or(i64::MAX) - 1;
+        let begun = keys.first().map(|from| Transaction::new().incr(from, -given)).unwrap_or_default();
+        keys.iter().skip(1).fold(begun, |txn, to| txn.incr(to, 1))
+    }
+
+    /// Different keys, in no order.
+    fn pick(&self, random: &mut SmallRng) -> Vec<String> {
+        if !self.is_local {
+            return sample(random, self.keys, self.at_once)
+                .into_iter()
+                .map(|n| format!("txn/{n:012}"))
+                .collect();
+        }
+        // As many tags as leave each of them enough keys; a tag is what chooses the shard.
+        let tags = (self.keys / self.at_once).clamp(1, TAGS_MAX);
+        let tag = random.random_range(0..tags);
+        let picked = sample(random, self.keys / tags, self.at_once);
+        picked.into_iter().map(|n| format!("txn/{{{tag:04}}}{n:012}")).collect()
     }
 }
 
@@ -245,6 +300,28 @@ mod tests {
         assert_eq!(&key(0), b"0000000000000000");
         assert_eq!(&key(9_070), b"0000000000009070");
         assert_eq!(&key(9_999_999_999_999_999), b"9999999999999999");
+    }
+
+    #[test]
+    fn a_transfer_names_different_keys_and_keeps_the_sum() {
+        use client::Txn;
+        use kvserver::command::shard_of;
+        use kvserver::txn::TxnOp;
+        let mut random = SmallRng::seed_from_u64(1);
+        for (keys, at_once, is_local) in
+            [(2, 2, false), (2, 2, true), (1000, 5, true), (5000, 3, false), (1, 1, true)]
+        {
+            let txn = Txn::from(Accounts { keys, at_once, is_local }.transfer(&mut random));
+            assert_eq!(txn.accesses().len(), at_once);
+            let moved = txn.then.iter().map(|op| match op {
+                TxnOp::Incr { by, .. } => *by,
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(moved.sum::<i64>(), 0);
+            let shards: std::collections::BTreeSet<_> =
+                txn.accesses().keys().map(|key| shard_of(key, 4096)).collect();
+            assert_eq!(shards.len(), if is_local { 1 } else { at_once });
+        }
     }
 
     #[test]
