@@ -60,12 +60,28 @@ impl Seen {
         )
     }
 
-    /// No errors, and a history that can be ordered: everything acknowledged is there, once.
+    /// No errors, and a history that can be ordered.
     ///
     /// # Panics
     /// If it isn't so.
     pub fn assert_right(&self) {
+        self.assert_no_errors();
+        self.assert_ordered();
+    }
+
+    /// Each operation came to something.
+    ///
+    /// # Panics
+    /// If one didn't.
+    pub fn assert_no_errors(&self) {
         assert!(self.errors.is_empty(), "{} operations failed: {:#?}", self.errors.len(), self.errors);
+    }
+
+    /// A history that can be ordered: everything acknowledged is there, once.
+    ///
+    /// # Panics
+    /// If it isn't so.
+    pub fn assert_ordered(&self) {
         let began = Instant::now();
         match judge(&self.history).ordered() {
             Ok(figures) => println!("the history is right: {figures:?} in {:?}", began.elapsed()),
@@ -99,7 +115,7 @@ impl Worker {
     /// # Panics
     /// If that is too long ago for a number.
     pub fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_micros()).expect("tests end")
+        micros_since(self.began)
     }
 
     /// Runs a transaction, and writes it down.
@@ -141,8 +157,13 @@ impl Worker {
     }
 }
 
+fn micros_since(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_micros()).expect("tests end")
+}
+
 /// Clients at work.
 pub struct Running {
+    began: Instant,
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
     thread: Option<JoinHandle<Seen>>,
@@ -160,9 +181,18 @@ impl Running {
         F: Future<Output = Worker> + Send + 'static,
     {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let all = All { endpoints: demo.endpoints(), clients, keys, stop: stop.clone(), done: done.clone() };
+        let (endpoints, began) = (demo.endpoints(), Instant::now());
+        let all = All { endpoints, clients, keys, began, stop: stop.clone(), done: done.clone() };
         let thread = std::thread::spawn(move || all.run(work));
-        Running { stop, done, thread: Some(thread) }
+        Running { began, stop, done, thread: Some(thread) }
+    }
+
+    /// In µs since the clients began: the time of their operations.
+    ///
+    /// # Panics
+    /// If that is too long ago for a number.
+    pub fn now(&self) -> u64 {
+        micros_since(self.began)
     }
 
     /// Operations so far.
@@ -192,6 +222,7 @@ struct All {
     endpoints: Vec<String>,
     clients: u64,
     keys: Vec<Vec<u8>>,
+    began: Instant,
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
 }
@@ -203,35 +234,34 @@ impl All {
     {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         runtime.expect("a runtime can be made").block_on(async {
-            let began = Instant::now();
             let mut tasks = Vec::new();
             for who in 0..self.clients {
-                tasks.push(tokio::spawn(work(self.worker(who, began).await)));
+                tasks.push(tokio::spawn(work(self.worker(who).await)));
             }
             let mut all = Seen::default();
             for task in tasks {
                 all.add(task.await.expect("clients don't panic").seen);
             }
-            all.elapsed = began.elapsed();
-            all.add(self.read(began).await);
+            all.elapsed = self.began.elapsed();
+            all.add(self.read().await);
             all
         })
     }
 
-    async fn worker(&self, who: u64, began: Instant) -> Worker {
+    async fn worker(&self, who: u64) -> Worker {
         Worker {
             who,
             client: connect(self.endpoints.clone()).await,
             random: SmallRng::seed_from_u64(who),
-            began,
+            began: self.began,
             stop: self.stop.clone(),
             done: self.done.clone(),
             seen: Seen::default(),
         }
     }
 
-    async fn read(&self, began: Instant) -> Seen {
-        let mut reader = self.worker(self.clients, began).await;
+    async fn read(&self) -> Seen {
+        let mut reader = self.worker(self.clients).await;
         for key in &self.keys {
             let invoked = reader.now();
             let found = reader.client.get(key, Consistency::Linearizable).await.expect("keys can be read");
