@@ -115,7 +115,10 @@ impl<S: StateMachine> Hosted<S> {
         for (slot, entry) in chosen {
             match entry {
                 Entry::Noop => {}
-                Entry::Batch(payload) => self.machine.apply(*slot, &payload.0, &mut replies),
+                Entry::Batch(payload) => {
+                    self.machine.apply(*slot, &payload.0, &mut replies);
+                    self.hand_out(*slot, &mut replies);
+                }
             }
             let end = slot.next().0;
             if end.is_multiple_of(DIGEST_SLOTS) {
@@ -129,11 +132,16 @@ impl<S: StateMachine> Hosted<S> {
         if time > self.time_base.0 {
             self.time_base = (time, now);
         }
+    }
+
+    /// Answers those who wait for the replies of this slot.
+    fn hand_out(&mut self, slot: Slot, replies: &mut Vec<(RequestId, S::Reply)>) {
         if self.waiters.is_empty() {
-            return;
+            return replies.clear();
         }
-        for (id, reply) in replies {
-            if let Some(caller) = self.waiters.next(&id) {
+        let time = self.machine.log_time();
+        for (id, reply) in replies.drain(..) {
+            if let Some(caller) = self.waiters.next(&id, slot) {
                 caller.sink.answer(caller.number, CallResult::Reply(reply), time.0);
             }
         }
@@ -143,6 +151,7 @@ impl<S: StateMachine> Hosted<S> {
     pub(crate) fn cut_batch(&mut self, bytes_max: usize, now: Moment) -> Option<(Payload, usize)> {
         let mut batch = BatchBuilder::default();
         let mut sent_at = 0;
+        let slot = self.replica.next_slot().unwrap_or_default();
         while let Some(next) = self.queue.front() {
             if !batch.is_empty() && batch.len() + next.request.len() + 4 > bytes_max {
                 break;
@@ -151,7 +160,7 @@ impl<S: StateMachine> Hosted<S> {
             self.queue_bytes -= next.request.len();
             sent_at = sent_at.max(next.sent_at);
             batch.push(&next.request);
-            self.waiters.wait(next.id, next.caller);
+            self.waiters.wait(next.id, slot, next.caller);
         }
         if batch.is_empty() {
             return None;
