@@ -132,3 +132,54 @@ pub(crate) fn answer_of(reply: machine::Reply) -> Option<TxnAnswer> {
         machine::Reply::Store(_) | machine::Reply::Master(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use paxos::ids::{ClientId, Generation, LogTime, Sequence};
+
+    use super::*;
+    use crate::command::ShardId;
+    use crate::txn::{Age, Attempt, TxnCommand};
+
+    fn courier() -> Arc<Courier> {
+        Courier::new(GroupRef { group: GroupId(2), generation: Generation(1) })
+    }
+
+    fn parcel(number: u64) -> Parcel {
+        let age = Age { sent_at: LogTime(1), client: ClientId(7), sequence: Sequence(1) };
+        let command = TxnCommand::Expire { attempt: Attempt { home: ShardId(3), number, age } };
+        Parcel { by: GroupId(1), duty: TxnDuty { to: ShardId(200), urgent: true, command } }
+    }
+
+    fn number(parcel: &Parcel) -> u64 {
+        parcel.duty.command.attempt().number
+    }
+
+    #[test]
+    fn a_call_takes_what_waits_in_order_up_to_its_bounds() {
+        let courier = courier();
+        courier.waiting.lock().calls = 1;
+        for n in 0..3 {
+            assert!(courier.take(parcel(n), vec![0; CALL_BYTES / 2].into()).is_none());
+        }
+        let small = (3..).take(CALL_ENTRIES + 1);
+        small.for_each(|n| assert!(courier.take(parcel(n), Bytes::new()).is_none()));
+        let sizes: Vec<usize> =
+            std::iter::from_fn(|| courier.load()).map(|(_, requests)| requests.len()).collect();
+        assert_eq!(sizes, [2, CALL_ENTRIES, 2]);
+        assert!(courier.rests(), "the calls in a row are over");
+    }
+
+    #[test]
+    fn one_entry_of_any_size_is_taken_and_what_is_too_much_is_given_back() {
+        let courier = courier();
+        courier.waiting.lock().calls = 1;
+        assert!(courier.take(parcel(1), vec![0; WAITING_BYTES + 1].into()).is_none());
+        assert_eq!(courier.take(parcel(2), vec![0].into()).as_ref().map(number), Some(2));
+        assert_eq!(courier.load().map(|(parcels, _)| number(&parcels[0])), Some(1));
+        for n in 0..WAITING_MAX as u64 {
+            assert!(courier.take(parcel(n), Bytes::new()).is_none());
+        }
+        assert!(courier.take(parcel(0), Bytes::new()).is_some());
+    }
+}

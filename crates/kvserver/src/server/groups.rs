@@ -191,3 +191,79 @@ fn load_of(context: &Context, group: GroupId, copy: &CopyStatus) -> v1::CopyLoad
         reads: counted(|calls| &calls.reads),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use paxos::ids::{ClientId, LogTime, Sequence};
+
+    use super::super::fake::FakeNode;
+    use super::*;
+    use crate::command::{Op, Reply, Request as Write, ShardId};
+    use crate::txn::{Age, Attempt, TxnAnswer};
+
+    fn answered(calls: v1::GroupCalls) -> (Vec<v1::GroupAnswer>, Arc<Context>) {
+        let node = Arc::new(FakeNode::default());
+        *node.respond.lock() = Some(Box::new(|(_, call, _)| {
+            let Call::Write { request, .. } = call else { panic!("a read") };
+            match GroupRequest::decode(request).unwrap().sequence.0 {
+                2 => {
+                    let reason = runtime::api::RefusedReason::Busy;
+                    let (leader, outcome_unknown) = (None, false);
+                    CallResult::Refused(runtime::api::Refused { reason, leader, outcome_unknown })
+                }
+                _ => CallResult::Reply(machine::Reply::Store(Reply::Between(Box::new(TxnAnswer::Waiting)))),
+            }
+        }));
+        let context = Arc::new(FakeNode::context(&node, |_| {}));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        (runtime.block_on(answer_all(&context, calls)), context)
+    }
+
+    fn calls(group: u32, writes: Vec<Vec<u8>>) -> v1::GroupCalls {
+        let writes = writes.into_iter().map(Bytes::from).collect();
+        v1::GroupCalls { group, generation: 1, from: 2, writes }
+    }
+
+    fn prepare(sequence: u64) -> Vec<u8> {
+        let age = Age { sent_at: LogTime(1), client: ClientId(7), sequence: Sequence(1) };
+        let attempt = Attempt { home: ShardId(3), number: 1, age };
+        let command = TxnCommand::Prepare { attempt, shard: ShardId(200), keys: Vec::new() }.into();
+        GroupRequest { client: ClientId(9), sequence: Sequence(sequence), command }.encode()
+    }
+
+    fn codes(answers: &[v1::GroupAnswer]) -> Vec<Option<v1::Code>> {
+        let code = |answer: &v1::GroupAnswer| match answer.result.as_ref().unwrap() {
+            Answered::Refusal(refusal) => Some(refusal.code()),
+            Answered::Reply(_) | Answered::Found(_) => None,
+        };
+        answers.iter().map(code).collect()
+    }
+
+    #[test]
+    fn each_of_many_requests_is_answered_by_itself_and_in_its_place() {
+        let of_a_client = Write {
+            client: ClientId(1),
+            sequence: Sequence(1),
+            ack_through: Sequence(0),
+            sent_at: LogTime(0),
+            shard: ShardId(0),
+            op: Op::Ack,
+        };
+        let writes =
+            vec![prepare(1), paxos::codec::encode(&of_a_client), prepare(2), b"\0junk".to_vec(), prepare(3)];
+        let (answers, context) = answered(calls(2, writes));
+        let (invalid, busy) = (Some(v1::Code::Invalid), Some(v1::Code::Busy));
+        assert_eq!(codes(&answers), [None, invalid, busy, invalid, None]);
+        let counted = context.loads.of(ShardId(200)).unwrap().writes.load(Ordering::Relaxed);
+        assert_eq!(counted, 3, "it is load of the shard");
+    }
+
+    #[test]
+    fn nothing_is_taken_for_the_shardmaster_or_for_another_life_of_a_group() {
+        let wrong = Some(v1::Code::WrongGroup);
+        assert_eq!(codes(&answered(calls(0, vec![prepare(1)])).0), [wrong]);
+        let older = v1::GroupCalls { generation: 0, ..calls(1, vec![prepare(1), prepare(2)]) };
+        assert_eq!(codes(&answered(older).0), [wrong, wrong]);
+        assert!(answered(calls(1, Vec::new())).0.is_empty());
+    }
+}
