@@ -11,6 +11,7 @@ fn shape(prng: &mut Prng, kind: Kind, operations: usize) -> Shape {
         operations,
         clients: 1 + prng.below(6) as usize,
         keys: 2 + prng.below(3),
+        values: 4,
         unknown: prng.below(3) * 60,
     }
 }

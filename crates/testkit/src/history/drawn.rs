@@ -37,6 +37,8 @@ pub struct Shape {
     pub clients: usize,
     /// Keys.
     pub keys: u64,
+    /// Different values that are put; 0: each is another one.
+    pub values: u64,
     /// Operations that are never answered, in 1,000.
     pub unknown: u64,
 }
@@ -88,7 +90,7 @@ fn key(n: u64) -> Vec<u8> {
 
 fn draw(prng: &mut Prng, shape: Shape, number: usize) -> Txn {
     match shape.kind {
-        Kind::Registers => alone(step(prng, shape.keys, number)),
+        Kind::Registers => alone(step(prng, shape, number)),
         Kind::Lists => {
             let key = key(prng.below(shape.keys));
             alone(match prng.chance(500) {
@@ -96,9 +98,9 @@ fn draw(prng: &mut Prng, shape: Shape, number: usize) -> Txn {
                 false => TxnOp::Append { key, value: format!("{number};").into_bytes() },
             })
         }
-        Kind::Transactions if prng.chance(500) => alone(step(prng, shape.keys, number)),
+        Kind::Transactions if prng.chance(500) => alone(step(prng, shape, number)),
         Kind::Transactions => {
-            let steps = |prng: &mut Prng, count| (0..count).map(|_| step(prng, shape.keys, number)).collect();
+            let steps = |prng: &mut Prng, count| (0..count).map(|_| step(prng, shape, number)).collect();
             let (many, few) = (1 + prng.below(3), prng.below(2));
             let compares = (0..prng.below(2)).map(|_| compare(prng, shape.keys)).collect();
             Txn { compares, then: steps(prng, many), otherwise: steps(prng, few) }
@@ -116,10 +118,13 @@ fn draw(prng: &mut Prng, shape: Shape, number: usize) -> Txn {
     }
 }
 
-fn step(prng: &mut Prng, keys: u64, number: usize) -> TxnOp {
+fn step(prng: &mut Prng, shape: Shape, number: usize) -> TxnOp {
+    let Shape { kind, keys, values, .. } = shape;
     let key = key(prng.below(keys));
-    // Few different values, so that one may come back; now and then none that is a number.
-    let value = |prng: &mut Prng| prng.below(4).to_string().into_bytes();
+    let value = |prng: &mut Prng| match values {
+        0 => number.to_string().into_bytes(),
+        _ => prng.below(values).to_string().into_bytes(),
+    };
     match prng.below(12) {
         0..=3 => TxnOp::Get { key },
         4..=5 => TxnOp::Put { key, value: value(prng) },
@@ -131,6 +136,7 @@ fn step(prng: &mut Prng, keys: u64, number: usize) -> TxnOp {
             let expected = (!prng.chance(300)).then(|| value(prng));
             TxnOp::Cas { key, expected, value: value(prng) }
         }
+        _ if kind == Kind::Registers => TxnOp::Get { key },
         _ => TxnOp::Copy { from: self::key(prng.below(keys)), key },
     }
 }

@@ -2,11 +2,11 @@
 //! which every result is right? For single keys that is linearizability, with transactions strict serializability.
 //!
 //! The search is that of Wing and Gong ("Testing and Verifying Concurrent Objects", 1993) with Lowe's memory of what failed
-//! ("Testing for Linearizability", 2017), as in Porcupine: [`search`] says what is added to it. The keys that transactions
-//! join are judged together, all others each by itself ([`part`]). The sequential specification is in [`spec`]: a map, and
+//! ("Testing for Linearizability", 2017), as in Porcupine: `search` says what is added to it. The keys that transactions
+//! join are judged together, all others each by itself (`part`). The sequential specification is in `spec`: a map, and
 //! nothing of how the store does it. Versions are no part of it: a compare of one that is there may hold or not.
 //!
-//! A history that can't be ordered is told by its smallest window ([`window`]).
+//! A history that can't be ordered is told by its smallest window (`window`).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,8 +22,8 @@ mod spec;
 mod tests;
 mod window;
 
-/// Steps that a judgement may take, unless it is told otherwise: some minutes.
-pub const STEPS: u64 = 100_000_000;
+/// Steps that a judgement may take, unless it is told otherwise: some minutes, and 2 GB if nearly all of them fail.
+pub const STEPS: u64 = 10_000_000;
 
 /// What clients did, in a time that all of them share.
 #[derive(Clone, Debug, Default)]

@@ -250,7 +250,7 @@ fn an_aborted_transaction_that_took_effect() {
 
 #[test]
 fn one_fault_in_a_long_history_gives_a_small_window() {
-    let shape = Shape { kind: Kind::Bank, operations: 3_000, clients: 12, keys: 16, unknown: 2 };
+    let shape = Shape { kind: Kind::Bank, operations: 3_000, clients: 12, keys: 16, values: 0, unknown: 2 };
     let drawn = drawn::history(&mut Prng::new(5), shape);
     right(&drawn);
     let reads = |op: &&mut Operation| op.txn.is_read_only() && op.outcome != Outcome::Unknown;
@@ -275,7 +275,7 @@ fn one_fault_in_a_long_history_gives_a_small_window() {
 
 #[test]
 fn a_search_that_takes_too_long_is_no_success() {
-    let shape = Shape { kind: Kind::Lists, operations: 100, clients: 5, keys: 1, unknown: 0 };
+    let shape = Shape { kind: Kind::Lists, operations: 100, clients: 5, keys: 1, values: 0, unknown: 0 };
     let drawn = drawn::history(&mut Prng::new(1), shape);
     let verdict = judge_within(&drawn, 50);
     assert!(matches!(verdict, Verdict::Undecided(Figures { steps: 50, .. })), "{verdict:?}");
