@@ -135,8 +135,8 @@ impl Reference {
                     && expected.held.is_none_or(|expected| expected == *held)
                     && ops.iter().zip(due.iter().zip(results)).all(|(op, pair)| self.is_same(op, pair));
                 for (key, value) in writes {
-                    let before = self.keys.get(&key).cloned();
-                    self.before.entry(key.clone()).or_insert(before);
+                    // What was decided before of this key is installed: else its lock were still there.
+                    self.before.insert(key.clone(), self.keys.get(&key).cloned());
                     self.set(&key, value);
                 }
                 fits
