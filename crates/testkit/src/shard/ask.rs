@@ -92,6 +92,7 @@ impl World {
         let replies = self.apply(at, &paxos::codec::encode(request));
         let own = replies.iter().find(|(of, _)| *of == id).map(|(_, reply)| reply.clone());
         if own.is_none() {
+            self.note("  waits".to_string());
             self.clients.waits(id, at);
         }
         self.hear(at, replies, Some(id)).map_err(Trouble::Broken)?;
