@@ -9,7 +9,7 @@ use testkit::golden::Language;
 use testkit::prng::Prng;
 use testkit::shard::script::Script;
 
-const SEEDS: std::ops::Range<u64> = 0..300;
+const SEEDS: std::ops::Range<u64> = 0..60;
 const STEPS: u64 = 150;
 const SHARDS: u64 = 4;
 /// Accounts are one a shard, and hold nothing when all begins.
@@ -57,7 +57,10 @@ fn draw(prng: &mut Prng) -> String {
         28..=29 => format!("leader {place} dies"),
         30 => format!("pause g{group}"),
         31 => format!("resume g{group}"),
-        32 => format!("tick {}", prng.below(40)),
+        32 => match prng.below(3) {
+            0 => format!("behind g{group} {}", prng.below(40)),
+            _ => format!("tick {}", prng.below(80)),
+        },
         33..=34 => format!("drop first={first}"),
         35..=36 => format!("copy first={first}"),
         37 => format!("hold {shard} first=1"),
@@ -77,8 +80,9 @@ fn script(seed: u64) -> Vec<String> {
     let mut prng = Prng::new(seed);
     let chunk = [1, 60, 65_536][prng.below(3) as usize];
     let (groups, lag, rounds) = (prng.between(2, 3), prng.below(3), prng.below(3) + 1);
+    let ttl = [150, 100_000][prng.below(2) as usize];
     let mut commands = vec![format!(
-        "cluster shards={SHARDS} groups={groups} chunk={chunk} lag={lag} rounds={rounds} ttl=100000 ahead=1000"
+        "cluster shards={SHARDS} groups={groups} chunk={chunk} lag={lag} rounds={rounds} ttl={ttl} ahead=100"
     )];
     commands.extend((0..STEPS).map(|_| draw(&mut prng)));
     commands.extend((1..5).flat_map(|id| [format!("up g{id}"), format!("resume g{id}")]));

@@ -247,8 +247,12 @@ fn content(store: &Store, shard: ShardId) -> Result<Vec<Pair>, String> {
 
 #[cfg(test)]
 mod tests {
+    use kvserver::command::shard_of;
     use kvserver::genesis::Limits;
-    use paxos::ids::{Generation, GroupId, LogTime};
+    use kvserver::txn::{Txn, TxnOp};
+    use paxos::codec;
+    use paxos::ids::{Generation, GroupId, LogTime, Slot};
+    use paxos::rsm::batch::BatchBuilder;
 
     use super::*;
 
@@ -301,5 +305,36 @@ mod tests {
         assert_eq!(judge.on_reply(&request, &Reply::Written { length: 1, version: 1 }), Ok(()));
         assert!(judge.on_reply(&request, &Reply::Written { length: 2, version: 2 }).is_err());
         assert!(judged(&mut judge, [&[ShardId(0)], &[]]).is_err_and(|text| text.starts_with("P9: ")));
+    }
+
+    #[test]
+    fn an_old_read_and_a_lock_at_rest_are_noticed() {
+        let mut judge = Judge::default();
+        let request = |op| Request {
+            client: ClientId(1),
+            sequence: Sequence(1),
+            ack_through: Sequence(0),
+            sent_at: LogTime(0),
+            shard: ShardId(0),
+            op,
+        };
+        let op = Op::Put { key: b"k".to_vec(), value: b"x".to_vec() };
+        assert_eq!(judge.on_reply(&request(op), &Reply::Written { length: 1, version: 1 }), Ok(()));
+        let read = Query::Get { shard: ShardId(0), key: b"k".to_vec() };
+        assert_eq!(judge.on_read(&read, &Answer::Value(Some((b"x".to_vec(), 1))), 1), Ok(()));
+        let old = judge.on_read(&read, &Answer::Value(None), 1);
+        assert!(old.is_err_and(|text| text.starts_with("P7: ")));
+
+        let key = (0..9_u8).map(|n| vec![n]).find(|key| shard_of(key, 2) == ShardId(1)).unwrap();
+        let home = (0..9_u8).map(|n| vec![n]).find(|key| shard_of(key, 2) == ShardId(0)).unwrap();
+        let then = [home, key].map(|key| TxnOp::Put { key, value: Vec::new() }).to_vec();
+        let mut store = Store::new(Limits::default(), 2, &[ShardId(0)]);
+        let mut batch = BatchBuilder::default();
+        let begin = request(Op::Txn(Box::new(Txn { then, ..Txn::default() })));
+        batch.push(&codec::encode(&begin));
+        store.apply(Slot(1), &batch.finish(LogTime(0)), &mut Vec::new());
+        let master = Master::new(1, &[GroupId(1)], &[], vec![GroupId(1)]);
+        let rest = Judge::default().check_rest(&master, [(group(1), &store)].into_iter());
+        assert_eq!(rest, Err("P10: at rest, g1.1 has a transaction".to_string()));
     }
 }

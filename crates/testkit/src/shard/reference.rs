@@ -273,3 +273,68 @@ impl Reference {
 fn number(value: Option<&[u8]>) -> Option<i64> {
     value.map_or(Some(0), |value| std::str::from_utf8(value).ok()?.parse().ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHARDS: u16 = 1;
+
+    fn put(key: &[u8], value: &[u8]) -> Txn {
+        let put = TxnOp::Put { key: key.to_vec(), value: value.to_vec() };
+        Txn { then: vec![put, TxnOp::Get { key: b"x".to_vec() }], ..Txn::default() }
+    }
+
+    fn ran(results: Vec<TxnResult>) -> Reply {
+        Reply::Txn(Box::new(TxnReply { held: true, results }))
+    }
+
+    fn pair(key: &[u8], value: &[u8], version: u64) -> Pair {
+        Pair { key: key.to_vec(), value: value.to_vec(), version }
+    }
+
+    fn told() -> Reference {
+        let mut reference = Reference::default();
+        let op = Op::Put { key: b"x".to_vec(), value: b"1".to_vec() };
+        assert!(reference.execute(&op, &Reply::Written { length: 1, version: 3 }));
+        reference
+    }
+
+    #[test]
+    fn a_wrong_answer_to_a_transaction_is_noticed() {
+        let answers = |length, value: &[u8], version| {
+            let read = TxnResult::Value(Some((value.to_vec(), version)));
+            told().decide(&put(b"k", b"v"), &ran(vec![TxnResult::Written { length }, read]))
+        };
+        assert!(answers(1, b"1", 3));
+        assert!(!answers(2, b"1", 3) && !answers(1, b"2", 3), "length, value");
+        assert!(!answers(1, b"1", 2), "a version that was another one before");
+        let failed = |txn: Txn| told().decide(&txn, &Reply::TxnFailed { op: 0, error: TxnError::NotANumber });
+        let incr = TxnOp::Incr { key: b"x".to_vec(), by: i64::MAX };
+        assert!(failed(Txn { then: vec![incr], ..Txn::default() }));
+        assert!(!failed(put(b"k", b"v")), "nothing in it can fail");
+        let compares = vec![Compare { key: b"x".to_vec(), condition: Condition::Present(false) }];
+        assert!(!told().decide(&Txn { compares, ..Txn::default() }, &ran(Vec::new())), "the other branch");
+    }
+
+    #[test]
+    fn what_is_decided_is_there_once_it_is_unlocked() {
+        let decided = || {
+            let mut reference = told();
+            let read = TxnResult::Value(Some((b"1".to_vec(), 3)));
+            assert!(reference.decide(&put(b"k", b"v"), &ran(vec![TxnResult::Written { length: 1 }, read])));
+            reference
+        };
+        let x = || pair(b"x", b"1", 3);
+        let observe = |pairs: &[Pair], locked| decided().observe(ShardId(0), SHARDS, pairs, |_| locked);
+        assert_eq!(observe(&[x(), pair(b"k", b"v", 4)], false), Ok(()));
+        assert_eq!(observe(&[x()], true), Ok(()), "not yet");
+        assert_eq!(observe(&[x()], false), Err(b"k".to_vec()), "half of it");
+        assert_eq!(observe(&[x(), pair(b"k", b"w", 4)], true), Err(b"k".to_vec()), "neither old nor new");
+        assert_eq!(observe(&[pair(b"x", b"1", 2), pair(b"k", b"v", 4)], false), Err(b"x".to_vec()));
+        let mut twice = decided();
+        assert_eq!(twice.observe(ShardId(0), SHARDS, &[x(), pair(b"k", b"v", 4)], |_| false), Ok(()));
+        let again = twice.observe(ShardId(0), SHARDS, &[x(), pair(b"k", b"v", 5)], |_| false);
+        assert_eq!(again, Err(b"k".to_vec()), "written twice");
+    }
+}

@@ -354,6 +354,13 @@ mod tests {
             "retry c1",
             "get 0/a at g7",
             "deliver Stage",
+            "txn c1: dance 0/a",
+            "txn c1: if 0/a = 1 put 0/a 2",
+            "redirect Prepare",
+            "expire g7",
+            "give up x",
+            "scan 2",
+            "retry c1 #1",
             "down g7",
             "join",
             "move x to 1",
@@ -378,6 +385,10 @@ mod tests {
     fn quiet_commands_say_nothing_and_help_is_about_every_verb() {
         assert_eq!(run(&["cluster", "quiet move 0 to 2", "quiet settle", "settle"]), ["at rest"]);
         let help = run(&["help"]).concat();
-        assert!(["join", "retry", "damage", "behind"].iter().all(|verb| help.contains(verb)));
+        assert!(
+            ["join", "retry", "damage", "behind", "txn", "redirect", "expire", "finish"]
+                .iter()
+                .all(|verb| help.contains(verb))
+        );
     }
 }
