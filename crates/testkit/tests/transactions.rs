@@ -3,7 +3,7 @@
 //! without majority; and a net that loses, repeats, delays and leads astray. The world judges P7, P8 and P9 after every
 //! step; when the faults are over, everything is answered and nothing is locked (P10).
 //!
-//! `TXN_SEEDS=300..20000` runs others than the usual ones.
+//! `TXN_SEEDS=300..20000` runs others than the usual ones, `TXN_SEEDS=20000` so many.
 
 use testkit::golden::Language;
 use testkit::prng::Prng;
@@ -65,10 +65,13 @@ fn draw(prng: &mut Prng) -> String {
         35..=36 => format!("copy first={first}"),
         37 => format!("hold {shard} first=1"),
         38 => "release".to_string(),
-        39 => format!("redirect first=1 to g{group}"),
-        40 => format!("expire g{group}"),
-        41..=42 => format!("send {place}"),
-        43..=45 => "send".to_string(),
+        39 => format!("redirect first={first} to g{group}"),
+        40 => {
+            format!("redirect {} to g{group}", ["Prepare", "Decide", "Ask", "Vote"][prng.below(4) as usize])
+        }
+        41 => format!("expire g{group}"),
+        42..=43 => format!("send {place}"),
+        44..=45 => "send".to_string(),
         46..=48 => format!("deliver {shard}"),
         49..=50 => format!("deliver c{client}"),
         51..=55 => format!("deliver first={first}"),
@@ -117,22 +120,30 @@ fn run(seed: u64) -> Result<usize, String> {
     Ok(ran)
 }
 
+/// Which seeds are run.
+fn seeds() -> std::ops::Range<u64> {
+    let given = std::env::var("TXN_SEEDS").unwrap_or_default();
+    let (first, end) = given.split_once("..").unwrap_or(("0", &given));
+    match (first.parse(), end.parse()) {
+        (Ok(first), Ok(end)) => first..end,
+        _ => SEEDS,
+    }
+}
+
 #[test]
 fn no_property_breaks_in_random_transactions() {
-    let given = std::env::var("TXN_SEEDS").ok();
-    let range = given.as_deref().and_then(|words| words.split_once(".."));
-    let numbers = range.and_then(|(first, end)| Some(first.parse().ok()?..end.parse().ok()?));
-    let (mut ran, mut failed) = (0, Vec::new());
-    for seed in numbers.unwrap_or(SEEDS) {
-        match std::panic::catch_unwind(|| run(seed)) {
-            Ok(Ok(transactions)) => ran += transactions,
-            Ok(Err(failure)) => failed.push(failure),
-            Err(_) => failed.push(format!("seed {seed} panicked, after\n> {}", script(seed).join("\n> "))),
-        }
-        if let Some(failure) = failed.first() {
-            let replay = format!("TXN_SEEDS={seed}..{} cargo test -p testkit --test transactions", seed + 1);
-            panic!("{failure}\nreplay: {replay}");
-        }
+    let mut ran = 0;
+    for seed in seeds() {
+        let failure = match std::panic::catch_unwind(|| run(seed)) {
+            Ok(Ok(transactions)) => {
+                ran += transactions;
+                continue;
+            }
+            Ok(Err(failure)) => failure,
+            Err(_) => format!("seed {seed} panicked, after\n> {}", script(seed).join("\n> ")),
+        };
+        let replay = format!("TXN_SEEDS={seed}..{} cargo test -p testkit --test transactions", seed + 1);
+        panic!("{failure}\nreplay: {replay}");
     }
     println!("{ran} answers of transactions that ran");
     assert!(ran > 0, "the scripts are worth something");
