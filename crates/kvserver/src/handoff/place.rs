@@ -274,6 +274,12 @@ impl Place {
         self.serving().is_ok_and(|shard| !shard.txns().is_idle())
     }
 
+    /// Whether a copy that leaves waits for its transactions to end.
+    pub(crate) fn is_draining(&self) -> bool {
+        let phase = self.copy.as_ref().map(|copy| &copy.phase);
+        matches!(phase, Some(Phase::Moving(moving)) if moving.draining.is_some())
+    }
+
     /// Whether the copy waited only for its transactions to end before it freezes, and they have.
     pub(crate) fn is_drained(&self) -> bool {
         let Some(Copy { shard, phase: Phase::Moving(moving), .. }) = &self.copy else { return false };

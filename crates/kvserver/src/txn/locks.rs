@@ -205,8 +205,8 @@ impl Locks {
         self.by_attempt.insert((lock.attempt.home, lock.attempt.number), number);
         if lock.granted {
             for (key, access) in &lock.keys {
-                let holders = self.by_key.entry(Key::from(&key[..])).or_default();
-                let holders = Arc::make_mut(holders);
+                let holders = Arc::make_mut(self.by_key.entry(Key::from(&key[..])).or_default());
+                // In the order of their numbers, as a snapshot brings them: waiters are granted in another one.
                 let at = holders.partition_point(|holder| holder.lock < number);
                 holders.insert(at, Holder { lock: number, writes: access.writes });
             }
@@ -322,6 +322,21 @@ mod tests {
         assert_eq!(table.grant(), None, "one reader is left");
         table.remove(2);
         assert_eq!(table.grant(), Some(4));
+    }
+
+    #[test]
+    fn a_snapshot_brings_back_readers_that_were_granted_in_another_order() {
+        let mut table = Table::new();
+        table.prepare(9, &[("a", WRITE)]);
+        assert_eq!(table.prepare(7, &[("a", READ)]).0, Prepared::Waiting);
+        assert_eq!(table.prepare(5, &[("a", READ)]).0, Prepared::Waiting);
+        table.remove(1);
+        assert_eq!([table.grant(), table.grant()], [Some(3), Some(2)], "the oldest first");
+        let mut restored = Locks::default();
+        for (number, lock) in table.locks.all() {
+            assert!(restored.restore(SHARD, number, Lock::clone(lock), &mut Tally::default()));
+        }
+        assert_eq!(restored, table.locks);
     }
 
     #[test]

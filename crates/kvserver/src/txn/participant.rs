@@ -3,7 +3,7 @@
 use paxos::ids::LogTime;
 
 use crate::command::{KEY_BYTES_MAX, ShardId, shard_of};
-use crate::handoff::Elsewhere;
+use crate::handoff::{Elsewhere, Place};
 use crate::store::Store;
 use crate::txn::locks::{Lock, Prepared};
 use crate::txn::record::RecordState;
@@ -213,6 +213,19 @@ impl Store {
         let asks = || Grant { lock: number, found: Vec::new() };
         let grant = if urgent { self.grant(shard, number).unwrap_or_else(asks) } else { asks() };
         TxnDuty { to: attempt.home, urgent, command: TxnCommand::Vote { attempt, shard, grant } }
+    }
+
+    /// Whether a shard is about to leave and waits for its transactions to end: nothing new begins in it.
+    pub fn is_draining(&self, shard: ShardId) -> bool {
+        self.place(shard).is_some_and(Place::is_draining)
+    }
+
+    /// The requests that wait for locked keys, ascending by shard, as they stood in the log.
+    pub fn parked(&self) -> Vec<(ShardId, Vec<u8>)> {
+        let tables = self.busy().filter_map(|shard| self.shard(shard).ok());
+        tables
+            .flat_map(|tables| tables.txns().parked().map(|(_, request)| (tables.id(), request.to_vec())))
+            .collect()
     }
 
     /// The transactions under way here, ascending by shard.

@@ -7,7 +7,8 @@ use shardmaster::ids::GroupRef;
 use shardmaster::master::Master;
 
 use crate::shard::message::Place;
-use crate::shard::world::{World, duties_of};
+use crate::shard::text;
+use crate::shard::world::World;
 
 impl World {
     /// A place loses its majority, or has it again.
@@ -47,13 +48,23 @@ impl World {
                 let Some(group) = self.groups.get_mut(&at) else { return Ok(()) };
                 let empty = Store::new(self.limits.clone(), self.master.shard_count(), &[]);
                 let restored = empty.restore(&mut group.store.pages()).map_err(|e| format!("P5: {e}"))?;
-                if restored != group.store || restored.duties() != group.store.duties() {
+                let owes = |store: &Store| (store.duties(), store.txn_duties());
+                if restored != group.store || owes(&restored) != owes(&group.store) {
                     return Err(format!("P5: {at} restored isn't what it was"));
                 }
                 group.store = restored;
+                self.clients_leave(at);
             }
         }
         self.check()
+    }
+
+    /// Who waited at a leader hears nothing.
+    fn clients_leave(&mut self, at: GroupRef) {
+        for (client, sequence) in self.clients.leave(at) {
+            self.note(format!("  {} {sequence} hears nothing", text::client(client)));
+        }
+        self.reads.retain(|(there, _)| *there != at);
     }
 
     /// The leader of a group stops, and another one leads. What it has under way stays so.
@@ -62,6 +73,7 @@ impl World {
         if let Some(group) = self.groups.get_mut(&at) {
             group.paused = Some((group.store.clone(), under_way));
         }
+        self.clients_leave(at);
     }
 
     /// It goes on: what it had under way leaves, and what its old state owes.
@@ -70,7 +82,7 @@ impl World {
             return;
         };
         self.put(under_way);
-        self.put(duties_of(at, &old));
+        self.put(self.duties_of(at, &old));
     }
 
     /// Time passes.

@@ -1,30 +1,31 @@
 //! Judges a world from outside, after every step.
 //!
+//! P7: a transaction runs in the step that decides it, a read in the step that answers it, each on what all before it left
+//! (strict serializability, since a request is decided between its first try and its answer).
 //! P8: a shard is served by one group at most; the epochs that serve it only grow, and an epoch serves at one group only.
 //! P9: a request has an effect once, a retry is answered as the first try was, and who serves a shard holds what a plain
 //! map holds that was told of each executed request. Who served it last has its copy until another one serves it, and no
-//! staged copy differs from its seal. And what the shardmaster checks of itself, and fences that only grow.
+//! staged copy differs from its seal. P10: at rest nothing is locked, owed or waiting. And what the shardmaster checks of itself, and fences that only grow.
 
 use std::collections::BTreeMap;
 
 use kvserver::command::{Op, Reply, Request};
 use kvserver::handoff::{CopyPhase, CopyStatus};
-use kvserver::query::{Answer, Query, ShardCursor};
+use kvserver::query::{Answer, Pair, Query, ShardCursor};
 use kvserver::store::Store;
 use paxos::ids::{ClientId, Sequence};
 use paxos::rsm::state_machine::StateMachine;
 use shardmaster::ids::{Epoch, GroupRef, Owner, ShardId};
 use shardmaster::master::Master;
 
+use crate::shard::language;
+use crate::shard::reference::Reference;
 use crate::shard::text;
-
-/// What a plain map holds: values only.
-type Plain = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// What was seen so far.
 #[derive(Debug, Default)]
 pub struct Judge {
-    plain: BTreeMap<ShardId, Plain>,
+    reference: Reference,
     replies: BTreeMap<(ClientId, Sequence), Reply>,
     served: BTreeMap<ShardId, Owner>,
     revisions: BTreeMap<ShardId, u64>,
@@ -47,6 +48,14 @@ impl Judge {
         if matches!(reply, Reply::Refused(_)) {
             return Ok(());
         }
+        if let Op::Txn(txn) = &request.op
+            && txn.is_read_only()
+        {
+            // It is run again.
+            return holds(self.reference.decide(txn, reply), || {
+                format!("P7: a transaction that reads was answered [{}]", text::reply(reply))
+            });
+        }
         let id = (request.client, request.sequence);
         if let Some(first) = self.replies.get(&id) {
             return holds(reply == first, || {
@@ -54,28 +63,40 @@ impl Judge {
             });
         }
         self.replies.insert(id, reply.clone());
-        self.execute(request, reply)
+        match &request.op {
+            Op::Txn(txn) => holds(self.reference.decide(txn, reply), || {
+                format!("P7: a transaction was answered [{}]", text::reply(reply))
+            }),
+            op => holds(self.reference.execute(op, reply), || {
+                format!("P9: {:?} was answered {reply:?}", request.op)
+            }),
+        }
     }
 
-    fn execute(&mut self, request: &Request, reply: &Reply) -> Result<(), String> {
-        let plain = self.plain.entry(request.shard).or_default();
-        let Some(key) = request.op.key() else { return Ok(()) };
-        let before = plain.remove(key);
-        let after = match &request.op {
-            Op::Put { value, .. } => Some(value.clone()),
-            Op::Append { value, .. } => Some([before.clone().unwrap_or_default(), value.clone()].concat()),
-            Op::Delete { .. } => None,
-            Op::Cas { .. } | Op::Incr { .. } | Op::Ack | Op::Txn(_) => {
-                return Err("not in these scripts".to_string());
+    /// A read was answered.
+    ///
+    /// # Errors
+    /// P7, if it isn't what the last write left.
+    pub fn on_read(&self, query: &Query, answer: &Answer, shards: u16) -> Result<(), String> {
+        match (query, answer) {
+            (Query::Get { key, .. }, Answer::Value(found)) => {
+                let found = found.as_ref().map(|(value, _)| value);
+                holds(found == self.reference.value(key), || {
+                    let (key, due) = (language::full_key(key, shards), self.reference.shown(key));
+                    format!("P7: a read of {key} found {found:?}, it should be {due}")
+                })
             }
-        };
-        let fits = match (reply, &after) {
-            (Reply::Written { length, .. }, Some(value)) => *length == value.len() as u64,
-            (Reply::Deleted { existed }, None) => *existed == before.is_some(),
-            _ => false,
-        };
-        plain.extend(after.map(|value| (key.to_vec(), value)));
-        holds(fits, || format!("P9: {:?} was answered {reply:?}", request.op))
+            (Query::Scan { .. }, Answer::Page(pages)) => {
+                let wrong = pages
+                    .iter()
+                    .find(|page| shown(&page.pairs) != self.reference.shard_text(page.shard, shards));
+                wrong.map_or(Ok(()), |page| {
+                    let (found, due) = (shown(&page.pairs), self.reference.shard_text(page.shard, shards));
+                    Err(format!("P7: a scan of {} found [{found}], it should be [{due}]", page.shard))
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks a state of the world.
@@ -176,13 +197,17 @@ impl Judge {
             format!("P8: the revision of {shard} fell from {revision} to {}", copy.revision)
         })?;
         *revision = copy.revision;
-        let (found, plain) = (content(store, shard)?, self.plain.entry(shard).or_default());
-        holds(found == *plain, || {
-            format!("P9: of {shard} {at} holds [{}], it should be [{}]", shown(&found), shown(plain))
+        let (found, shards) = (content(store, shard)?, store.shard_count());
+        let waits = |key: &[u8]| store.is_blocked(&Query::Get { shard, key: key.to_vec() });
+        let same = self.reference.observe(shard, shards, &found, waits);
+        same.map_err(|key| {
+            let (key, due) = (text::name(&key), self.reference.shard_text(shard, shards));
+            let found = shown(&found);
+            format!("P9: of {shard} {at} holds [{found}], it should be [{due}]: {key} differs")
         })
     }
 
-    /// Checks a world in which nothing is owed any more: each shard is served.
+    /// Checks a world in which nothing is owed any more: each shard is served, nothing is locked.
     ///
     /// # Errors
     /// The shard that isn't.
@@ -194,6 +219,8 @@ impl Judge {
         let mut served: BTreeMap<ShardId, GroupRef> = BTreeMap::new();
         for (at, store) in groups {
             served.extend(store.shards().map(|shard| (shard, at)));
+            let idle = store.txns().is_empty() && store.parked().is_empty() && store.txn_duties().is_empty();
+            holds(idle, || format!("P10: at rest, {at} has a transaction"))?;
         }
         for shard in (0..master.shard_count()).map(ShardId) {
             let owner = master.owner(shard).map(|owner| owner.group);
@@ -203,30 +230,29 @@ impl Judge {
     }
 }
 
-fn shown(plain: &Plain) -> String {
-    let pair = |(key, value): (&Vec<u8>, &Vec<u8>)| {
-        format!("{}={}", text::name(key), String::from_utf8_lossy(value))
-    };
-    plain.iter().map(pair).collect::<Vec<_>>().join(" ")
+fn shown(pairs: &[Pair]) -> String {
+    let pair = |pair: &Pair| format!("{}={}", text::name(&pair.key), String::from_utf8_lossy(&pair.value));
+    pairs.iter().map(pair).collect::<Vec<_>>().join(" ")
 }
 
 /// All pairs of a shard that is served.
-fn content(store: &Store, shard: ShardId) -> Result<Plain, String> {
+fn content(store: &Store, shard: ShardId) -> Result<Vec<Pair>, String> {
     let shards = vec![ShardCursor { shard, after: None }];
     let query = Query::Scan { shards, prefix: Vec::new(), limit: 1_000, keys_only: false };
     match store.query(&query) {
-        Answer::Page(pages) => {
-            let pairs = pages.into_iter().flat_map(|page| page.pairs);
-            Ok(pairs.map(|pair| (pair.key, pair.value)).collect())
-        }
+        Answer::Page(pages) => Ok(pages.into_iter().flat_map(|page| page.pairs).collect()),
         other => Err(format!("P8: a copy that serves answers {other:?}")),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use kvserver::command::shard_of;
     use kvserver::genesis::Limits;
-    use paxos::ids::{Generation, GroupId, LogTime};
+    use kvserver::txn::{Txn, TxnOp};
+    use paxos::codec;
+    use paxos::ids::{Generation, GroupId, LogTime, Slot};
+    use paxos::rsm::batch::BatchBuilder;
 
     use super::*;
 
@@ -279,5 +305,36 @@ mod tests {
         assert_eq!(judge.on_reply(&request, &Reply::Written { length: 1, version: 1 }), Ok(()));
         assert!(judge.on_reply(&request, &Reply::Written { length: 2, version: 2 }).is_err());
         assert!(judged(&mut judge, [&[ShardId(0)], &[]]).is_err_and(|text| text.starts_with("P9: ")));
+    }
+
+    #[test]
+    fn an_old_read_and_a_lock_at_rest_are_noticed() {
+        let mut judge = Judge::default();
+        let request = |op| Request {
+            client: ClientId(1),
+            sequence: Sequence(1),
+            ack_through: Sequence(0),
+            sent_at: LogTime(0),
+            shard: ShardId(0),
+            op,
+        };
+        let op = Op::Put { key: b"k".to_vec(), value: b"x".to_vec() };
+        assert_eq!(judge.on_reply(&request(op), &Reply::Written { length: 1, version: 1 }), Ok(()));
+        let read = Query::Get { shard: ShardId(0), key: b"k".to_vec() };
+        assert_eq!(judge.on_read(&read, &Answer::Value(Some((b"x".to_vec(), 1))), 1), Ok(()));
+        let old = judge.on_read(&read, &Answer::Value(None), 1);
+        assert!(old.is_err_and(|text| text.starts_with("P7: ")));
+
+        let key = (0..9_u8).map(|n| vec![n]).find(|key| shard_of(key, 2) == ShardId(1)).unwrap();
+        let home = (0..9_u8).map(|n| vec![n]).find(|key| shard_of(key, 2) == ShardId(0)).unwrap();
+        let then = [home, key].map(|key| TxnOp::Put { key, value: Vec::new() }).to_vec();
+        let mut store = Store::new(Limits::default(), 2, &[ShardId(0)]);
+        let mut batch = BatchBuilder::default();
+        let begin = request(Op::Txn(Box::new(Txn { then, ..Txn::default() })));
+        batch.push(&codec::encode(&begin));
+        store.apply(Slot(1), &batch.finish(LogTime(0)), &mut Vec::new());
+        let master = Master::new(1, &[GroupId(1)], &[], vec![GroupId(1)]);
+        let rest = Judge::default().check_rest(&master, [(group(1), &store)].into_iter());
+        assert_eq!(rest, Err("P10: at rest, g1.1 has a transaction".to_string()));
     }
 }

@@ -3,10 +3,12 @@
 use std::fmt;
 
 use kvserver::handoff::{Chunk, Duty, HandoffCommand};
+use kvserver::txn::{TxnAnswer, TxnCommand, TxnDuty};
+use paxos::ids::ClientId;
 use shardmaster::ids::{Epoch, GroupRef, ShardId};
 use shardmaster::orders::{Order, Report};
 
-use crate::shard::text;
+use crate::shard::{language, text};
 
 /// Who sends and takes messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +28,10 @@ pub enum Body {
     Pull(Duty),
     /// To be put into the log of the shardmaster.
     Report(Report),
+    /// To be put into the log of the group that serves a shard, because of a transaction.
+    Txn(TxnDuty),
+    /// What was answered to that; what follows from it is put into the log of whoever asked.
+    Answered(TxnDuty, TxnAnswer),
 }
 
 /// Something under way.
@@ -56,10 +62,30 @@ impl Message {
             },
             Body::Pull(_) => "Pull",
             Body::Report(report) => report_word(report),
+            Body::Txn(duty) => language::command_word(&duty.command),
+            Body::Answered(_, answer) => language::answer_word(answer),
         }
     }
 
-    /// What it is about; none of those about a whole group.
+    /// The command about a transaction that it is, or answers.
+    pub fn txn(&self) -> Option<&TxnCommand> {
+        match &self.body {
+            Body::Txn(duty) | Body::Answered(duty, _) => Some(&duty.command),
+            Body::Command(_) | Body::Pull(_) | Body::Report(_) => None,
+        }
+    }
+
+    /// The shard that it is about; of a transaction, the participant.
+    pub fn shard(&self) -> Option<ShardId> {
+        self.txn().and_then(language::participant).or_else(|| self.about().map(|(shard, _)| shard))
+    }
+
+    /// The client whose transaction it is about.
+    pub fn client(&self) -> Option<ClientId> {
+        self.txn().map(|command| command.attempt().age.client)
+    }
+
+    /// The move that it is about; none of those about a whole group or a transaction.
     pub fn about(&self) -> Option<(ShardId, Epoch)> {
         match &self.body {
             Body::Command(command) => match command {
@@ -71,6 +97,7 @@ impl Message {
             },
             Body::Pull(duty) => Some((duty.shard, duty.epoch)),
             Body::Report(report) => report_about(report),
+            Body::Txn(_) | Body::Answered(..) => None,
         }
     }
 }
@@ -132,7 +159,11 @@ impl fmt::Display for Place {
 
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.kind())?;
+        match &self.body {
+            Body::Txn(duty) => return f.write_str(&language::command(&duty.command)),
+            Body::Answered(duty, answer) => return f.write_str(&language::answer(duty, answer)),
+            Body::Command(_) | Body::Pull(_) | Body::Report(_) => f.write_str(self.kind())?,
+        }
         if let Some((shard, epoch)) = self.about() {
             write!(f, " {shard} {epoch}")?;
         }
@@ -145,6 +176,7 @@ impl fmt::Display for Message {
             Body::Command(HandoffCommand::Chunk(chunk)) => f.write_str(&chunk_text(chunk)),
             Body::Pull(duty) => write!(f, " after {}", text::position(&duty.at)),
             Body::Command(HandoffCommand::Order(_)) | Body::Report(_) => Ok(()),
+            Body::Txn(_) | Body::Answered(..) => Ok(()),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! - [`world`] is the shipped [`Master`](shardmaster::master::Master), a shipped [`Store`](kvserver::store::Store) for each
 //!   group, and a net that delivers, loses, repeats and delays what they owe each other;
 //! - [`clients`] are sessions that try, and try again;
-//! - [`judge`] checks P8 and P9 after every step, against a plain map;
+//! - [`judge`] checks P7, P8 and P9 after every step, against a plain map;
 //! - [`script`] is the line language.
 //!
 //! A group is its applied state: an entry is chosen and applied in the step that delivers it, which is what consensus
@@ -14,9 +14,13 @@ mod ask;
 pub mod clients;
 mod faults;
 pub mod judge;
+mod language;
 pub mod message;
+mod net;
+mod reference;
 pub mod script;
 mod text;
+mod txns;
 mod view;
 pub mod world;
 

@@ -3,15 +3,16 @@
 
 use kvserver::command::{Op, ShardId, shard_of};
 use kvserver::genesis::Limits;
-use paxos::ids::{GroupId, NodeId};
+use paxos::ids::{GroupId, NodeId, Sequence};
 use shardmaster::command::Command;
 use shardmaster::ids::GroupRef;
 
 use crate::golden::Language;
 use crate::shard::Trouble;
+use crate::shard::ask::Reading;
 use crate::shard::message::{Message, Place};
-use crate::shard::text;
 use crate::shard::world::{Settings, World};
+use crate::shard::{language, text};
 use crate::words;
 
 const HELP: &str = "\
@@ -22,18 +23,26 @@ join 3 [1 2 3], leave 1       a group begins on these nodes; a group ends
 move 0 1 to 2                 these shards are to be served by group 2
 pause moves, resume moves     no move starts
 put c1 0/a x [at g2]          c1 writes key a of shard 0; at the owner, if no group is named
-append c1 0/a x, delete c1 0/a
-retry c1 [at g2]              c1's last request again, bit for bit
-get 0/a [at g2]               a read
+append c1 0/a x, delete c1 0/a, incr c1 0/a 5, cas c1 0/a old new
+txn c1: OP, .. [at g2]        a transaction: get 0/a, put 0/a x, append 0/a x, delete 0/a, incr 0/a -5, cas 0/a old new,
+                              copy 0/a 1/b, swap 0/a 1/b, nothing
+txn c1: if 0/a = 5, .. then OP, .. else OP, ..
+                              compares: = != < > a value or a version (v3); present, absent
+retry c1 [#2] [at g2]         c1's last request again, or another one, bit for bit
+give up c1                    c1 waits for no answer any more, and its next request says so
+get 0/a, scan 0 [at g2]       a read; waits for transactions that are about to change what it reads
 duties                        what is owed
 send [m|g2]                   what is owed is sent, unless it is under way
-deliver [m->g2] [Stage] [0] [first=1]
-                              what is under way now arrives, in order: of a link, a kind, a shard
+deliver [m->g2] [Stage] [0] [c1] [first=1]
+                              what is under way now arrives, in order: of a link, a kind, a shard, a client's transaction
 drop, copy, hold [..]         it is lost; a copy of it is kept; it is kept
+redirect [..] to g2           what groups say about transactions goes to another group
 release                       what was kept is under way
 damage [..]                   a byte of it changes
 round [3]                     what is owed is sent and arrives, with all that follows
 settle                        rounds until they change nothing
+finish                        clients ask again, too, until all is answered
+expire g1                     what a group coordinates and isn't decided takes too long
 down g2, up g2                a group, or m, has no majority; has one again
 leader g1 dies                what it had under way is lost
 pause g1, resume g1           a leader stops, and another leads; it goes on, and knows nothing of that
@@ -91,7 +100,14 @@ impl Script {
             ["join", ..] | ["leave", _] | ["move", .., "to", _] | ["pause" | "resume", "moves"] => {
                 world.govern(governing(words)?, &words.join(" ")).map_err(Trouble::Broken)
             }
-            ["put" | "append" | "delete" | "retry" | "get", ..] => asking(world, words),
+            ["put" | "append" | "delete" | "incr" | "cas" | "txn" | "retry" | "get" | "scan", ..] => {
+                asking(world, words)
+            }
+            ["finish"] => world.finish(),
+            ["expire", which] => {
+                let at = group(world, which)?;
+                world.expire(at).map_err(Trouble::Broken)
+            }
             ["round"] => world.round().map_err(Trouble::Broken),
             ["round", count] => {
                 (0..number::<u32>(count)?).try_for_each(|_| world.round()).map_err(Trouble::Broken)
@@ -101,7 +117,7 @@ impl Script {
                 let place = place(world, which)?;
                 world.leader_dies(place).map_err(Trouble::Broken)
             }
-            ["deliver" | "drop" | "copy" | "hold" | "damage", ..] => network(world, words),
+            ["deliver" | "drop" | "copy" | "hold" | "damage" | "redirect", ..] => network(world, words),
             _ => Ok(passing(world, words)?),
         }
     }
@@ -168,9 +184,35 @@ fn asking(world: &mut World, words: &[&str]) -> Result<(), Trouble> {
     match words {
         ["get", key] => {
             let key = text::key(key, shards)?;
-            Ok(world.read(&key, shard_of(&key, shards), at)?)
+            world.read(Reading::key(&key, shard_of(&key, shards)), at)
         }
-        ["retry", client] => world.retry(text::client_id(client)?, at),
+        ["scan", shard] => {
+            let shard: u16 = number(shard)?;
+            let fits = shard < shards;
+            fits.then_some(()).ok_or_else(|| format!("there is no shard {shard}"))?;
+            world.read(Reading::scan(ShardId(shard)), at)
+        }
+        ["retry", client] => world.retry(text::client_id(client)?, None, at),
+        ["retry", client, sequence] => {
+            let sequence = number(sequence.trim_start_matches('#')).map(Sequence)?;
+            world.retry(text::client_id(client)?, Some(sequence), at)
+        }
+        ["txn", client, words @ ..] => {
+            let client = text::client_id(client.trim_end_matches(':'))?;
+            world.write(client, Op::Txn(Box::new(language::parse(words, shards)?)), at)
+        }
+        ["cas", client, key, old, new] => {
+            let (key, value) = (text::key(key, shards)?, new.as_bytes().to_vec());
+            world.write(
+                text::client_id(client)?,
+                Op::Cas { key, expected: language::expected(old), value },
+                at,
+            )
+        }
+        ["incr", client, key, by] => {
+            let (key, by) = (text::key(key, shards)?, language::amount(by)?);
+            world.write(text::client_id(client)?, Op::Incr { key, by }, at)
+        }
         [verb, client, key, value @ ..] => {
             let (key, value) = (text::key(key, shards)?, value.join(" ").into_bytes());
             let op = match *verb {
@@ -187,12 +229,17 @@ fn asking(world: &mut World, words: &[&str]) -> Result<(), Trouble> {
 /// The commands that are about what is under way. What isn't there can't be meant.
 fn network(world: &mut World, words: &[&str]) -> Result<(), Trouble> {
     let Some((verb, which)) = words.split_first() else { return Ok(()) };
+    let (which, to) = match which {
+        [which @ .., "to", to] => (which, Some(place(world, to)?)),
+        _ => (which, None),
+    };
     let meant = meant(which)?;
     let count = match *verb {
         "deliver" => world.deliver(meant).map_err(Trouble::Broken)?,
         "drop" => world.lose(meant),
         "copy" => world.copy(meant),
         "hold" => world.hold(meant),
+        "redirect" => world.redirect(to.ok_or_else(|| "to whom?".to_string())?, meant),
         _ => world.damage(meant),
     };
     if count == 0 { Err("no such message is under way".to_string().into()) } else { Ok(()) }
@@ -211,6 +258,7 @@ fn passing(world: &mut World, words: &[&str]) -> Result<(), String> {
             world.send(Some(place));
         }
         ["release"] => world.release(),
+        ["give", "up", client] => world.give_up(text::client_id(client)?),
         ["down", which] => {
             let place = place(world, which)?;
             world.set_up(place, false);
@@ -258,7 +306,7 @@ fn place(world: &World, word: &str) -> Result<Place, String> {
 
 /// Which messages a command means: all that fit each of its words.
 fn meant(words: &[&str]) -> Result<impl FnMut(&Message) -> bool, String> {
-    let (mut link, mut kind, mut shard, mut left) = (None, None, None, usize::MAX);
+    let (mut link, mut kind, mut shard, mut client, mut left) = (None, None, None, None, usize::MAX);
     for word in words {
         if let Some(most) = word.strip_prefix("first=") {
             left = number(most)?;
@@ -266,6 +314,8 @@ fn meant(words: &[&str]) -> Result<impl FnMut(&Message) -> bool, String> {
             link = Some((*word).to_string());
         } else if let Ok(id) = word.parse() {
             shard = Some(ShardId(id));
+        } else if let Ok(id) = text::client_id(word) {
+            client = Some(id);
         } else {
             kind = Some((*word).to_string());
         }
@@ -273,7 +323,8 @@ fn meant(words: &[&str]) -> Result<impl FnMut(&Message) -> bool, String> {
     Ok(move |message: &Message| {
         let fits = link.as_ref().is_none_or(|link| *link == message.link())
             && kind.as_ref().is_none_or(|kind| kind == message.kind())
-            && shard.is_none_or(|shard| message.about().is_some_and(|(about, _)| about == shard))
+            && shard.is_none_or(|shard| message.shard() == Some(shard))
+            && client.is_none_or(|client| message.client() == Some(client))
             && left > 0;
         left -= usize::from(fits);
         fits
@@ -303,6 +354,13 @@ mod tests {
             "retry c1",
             "get 0/a at g7",
             "deliver Stage",
+            "txn c1: dance 0/a",
+            "txn c1: if 0/a = 1 put 0/a 2",
+            "redirect Prepare",
+            "expire g7",
+            "give up x",
+            "scan 2",
+            "retry c1 #1",
             "down g7",
             "join",
             "move x to 1",
@@ -327,6 +385,10 @@ mod tests {
     fn quiet_commands_say_nothing_and_help_is_about_every_verb() {
         assert_eq!(run(&["cluster", "quiet move 0 to 2", "quiet settle", "settle"]), ["at rest"]);
         let help = run(&["help"]).concat();
-        assert!(["join", "retry", "damage", "behind"].iter().all(|verb| help.contains(verb)));
+        assert!(
+            ["join", "retry", "damage", "behind", "txn", "redirect", "expire", "finish"]
+                .iter()
+                .all(|verb| help.contains(verb))
+        );
     }
 }

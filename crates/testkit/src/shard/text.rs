@@ -5,6 +5,8 @@ use kvserver::handoff::{Base, Item, Position};
 use paxos::ids::{ClientId, Generation, GroupId};
 use shardmaster::ids::{GroupRef, Owner, ShardId};
 
+use crate::shard::language;
+
 /// `g1`, or `g3.2` for a group that the second ShardMap brought.
 pub(crate) fn group(group: GroupRef) -> String {
     match group.generation {
@@ -58,13 +60,16 @@ pub(crate) fn item(item: &Item) -> String {
             format!("{}{}", client(*id), outcomes.concat())
         }
         Item::Row { client: id, row: None } => format!("{} gone", client(*id)),
+        Item::Record { number, record: Some(_) } => format!("try {number}"),
+        Item::Record { number, record: None } => format!("try {number} gone"),
     }
 }
 
 /// `put 0/a x`.
-pub(crate) fn op(op: &Op, shard: ShardId) -> String {
+pub(crate) fn op(op: &Op, shards: u16) -> String {
     let shown = |word: &str, key: &[u8], value: &[u8]| {
-        format!("{word} {}/{} {}", shard.0, name(key), String::from_utf8_lossy(value)).trim_end().to_string()
+        let (key, value) = (language::full_key(key, shards), String::from_utf8_lossy(value));
+        format!("{word} {key} {value}").trim_end().to_string()
     };
     match op {
         Op::Put { key, value } => shown("put", key, value),
@@ -73,7 +78,7 @@ pub(crate) fn op(op: &Op, shard: ShardId) -> String {
         Op::Cas { key, value, .. } => shown("cas", key, value),
         Op::Incr { key, by } => shown("incr", key, by.to_string().as_bytes()),
         Op::Ack => "ack".to_string(),
-        Op::Txn(txn) => format!("txn of {} keys", txn.accesses().len()),
+        Op::Txn(txn) => format!("txn {}", language::txn(txn, shards)),
     }
 }
 
@@ -84,6 +89,9 @@ pub(crate) fn reply(reply: &Reply) -> String {
         Reply::Deleted { existed } => format!("deleted existed={existed}"),
         Reply::Refused(Refusal::WrongGroup { owner }) => wrong_group(*owner),
         Reply::Refused(refusal) => format!("refused: {refusal}"),
+        Reply::Txn(reply) => language::reply(reply),
+        Reply::TxnFailed { op, error } => format!("failed at operation {op}: {error}"),
+        Reply::Number { value, version } => format!("number={value} v{version}"),
         other => format!("{other:?}"),
     }
 }

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use kvserver::command::Request;
 use kvserver::handoff::{CopyPhase, CopyStatus};
 use kvserver::store::Store;
+use paxos::codec;
 use shardmaster::ids::{Epoch, ShardId};
 use shardmaster::master::Master;
 use shardmaster::moves::RemnantKind;
 
-use crate::shard::text;
+use crate::shard::{language, text, txns};
 
 /// Name and description of each thing.
 pub(crate) type View = BTreeMap<String, String>;
@@ -61,8 +63,39 @@ pub(crate) fn group(store: &Store) -> View {
             None => {}
         }
     }
+    for name in copies.keys().filter(|shard| store.is_draining(**shard)).map(ShardId::to_string) {
+        if let Some(text) = view.get_mut(&name) {
+            text.push_str(", draining");
+        }
+    }
+    view.extend(txns(store));
     if store.is_retired() {
         view.insert("retired".to_string(), "takes no shard any more".to_string());
+    }
+    view
+}
+
+/// Of the transactions at a group: records of those it coordinates, locks, requests that wait for them.
+pub(crate) fn txns(store: &Store) -> View {
+    let mut view = View::new();
+    for status in store.txns() {
+        let (shard, attempt) = (status.shard, language::attempt(&status.attempt));
+        let keys: Vec<String> = status.keys.iter().map(|key| text::name(key)).collect();
+        let waits_for: Vec<String> = status.waits_for.iter().map(ToString::to_string).collect();
+        let (kind, rest) = match txns::is_lock(status.state) {
+            true => ("lock", keys.join(" ")),
+            false => ("record", format!("waits for {}", waits_for.join(", "))),
+        };
+        view.insert(format!("{shard} {kind} {attempt}"), format!("{}, {rest}", status.state.word()));
+    }
+    for (shard, bytes) in store.parked() {
+        let request: Result<Request, _> = codec::decode(&bytes);
+        if let Ok(request) = request {
+            let op = text::op(&request.op, store.shard_count());
+            let client = text::client(request.client);
+            let name = format!("{shard} parked {client} {}", request.sequence);
+            view.insert(name, op);
+        }
     }
     view
 }
@@ -96,4 +129,17 @@ pub(crate) fn changed(before: &View, after: &View) -> Vec<String> {
     let gone = before.keys().filter(|name| !after.contains_key(*name));
     let lines = new.map(|(name, text)| format!("  {name}: {text}"));
     lines.chain(gone.map(|name| format!("  {name}: no more"))).collect()
+}
+
+/// What changed at a group in a step that isn't about moves: of its copies, only their phases.
+pub(crate) fn stepped(before: &View, after: &View) -> Vec<String> {
+    let phase = |text: &String| -> Vec<String> {
+        text.split(' ').filter(|word| !word.contains('=')).map(String::from).collect()
+    };
+    let is_copy = |name: &String| name.split(' ').count() == 2;
+    let same = |name: &String| is_copy(name) && before.get(name).map(phase) == after.get(name).map(phase);
+    let told = |view: &View| -> View {
+        view.iter().filter(|(name, _)| !same(name)).map(|(n, t)| (n.clone(), t.clone())).collect()
+    };
+    changed(&told(before), &told(after))
 }

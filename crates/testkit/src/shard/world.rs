@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use kvserver::command::{Reply, ShardId};
-use kvserver::entry::GroupRequest;
+use kvserver::entry::{GroupCommand, GroupRequest};
 use kvserver::genesis::Limits;
-use kvserver::handoff::{HandoffCommand, Item, Pulled};
+use kvserver::handoff::{HandoffCommand, Pulled};
 use kvserver::query::Answer;
 use kvserver::store::Store;
 use paxos::ids::{ClientId, GroupId, Incarnation, LogTime, NodeId, Sequence, Slot};
@@ -18,6 +18,7 @@ use shardmaster::ids::GroupRef;
 use shardmaster::master::Master;
 use shardmaster::orders::Report;
 
+use crate::shard::ask::Reading;
 use crate::shard::clients::Clients;
 use crate::shard::judge::Judge;
 use crate::shard::message::{Body, Message, Place};
@@ -64,12 +65,14 @@ pub struct World {
     pub(super) groups: BTreeMap<GroupRef, Group>,
     pub(super) limits: Limits,
     /// Under way, in the order in which they were sent.
-    net: Vec<Message>,
+    pub(super) net: Vec<Message>,
     /// Under way, and not delivered before they are released.
-    held: Vec<Message>,
-    /// Orders that were taken, and whose report comes later: not repeated while anything else goes on.
+    pub(super) held: Vec<Message>,
+    /// What was taken and whose report comes later, or that changes nothing yet: not repeated while anything else goes on.
     pub(super) given: Vec<Message>,
     pub(super) clients: Clients,
+    /// Reads that wait for locks.
+    pub(super) reads: Vec<(GroupRef, Reading)>,
     pub(super) judge: Judge,
     pub(super) clock_ms: u64,
     sequence: u64,
@@ -103,6 +106,7 @@ impl World {
             held: Vec::new(),
             given: Vec::new(),
             clients: Clients::default(),
+            reads: Vec::new(),
             judge: Judge::default(),
             clock_ms: 0,
             sequence: 0,
@@ -138,7 +142,7 @@ impl World {
         self.groups.keys().copied().find(|at| at.group == id)
     }
 
-    fn stores(&self) -> impl Iterator<Item = (GroupRef, &Store)> {
+    pub(super) fn stores(&self) -> impl Iterator<Item = (GroupRef, &Store)> {
         self.groups.iter().map(|(at, group)| (*at, &group.store))
     }
 
@@ -201,16 +205,31 @@ impl World {
 
     // ---------------------------------------------------------------------------------------- groups
 
-    /// An entry is chosen and applied.
-    pub(super) fn apply(&mut self, at: GroupRef, bytes: &[u8]) -> Option<Reply> {
+    /// An entry is chosen and applied: all that is answered in that step, in its order.
+    pub(super) fn apply(&mut self, at: GroupRef, bytes: &[u8]) -> Vec<(RequestId, Reply)> {
         let clock_ms = self.clock_ms;
-        let group = self.groups.get_mut(&at)?;
+        let Some(group) = self.groups.get_mut(&at) else { return Vec::new() };
         let (mut batch, mut replies) = (BatchBuilder::default(), Vec::new());
         batch.push(bytes);
         let time = LogTime(clock_ms.saturating_sub(group.behind_ms));
         group.store.apply(group.end, &batch.finish(time), &mut replies);
         group.end = group.end.next();
-        replies.pop().map(|(_, reply)| reply)
+        replies
+    }
+
+    /// An entry of the group itself, or of another one: what it is answered, and what it brings about for clients.
+    pub(super) fn log(&mut self, at: GroupRef, command: GroupCommand) -> Result<Option<Reply>, String> {
+        self.sequence += 1;
+        let request = GroupRequest { client: AGENT, sequence: Sequence(self.sequence), command };
+        let (mut own, mut others) = (None, Vec::new());
+        for (id, reply) in self.apply(at, &request.encode()) {
+            match id == request.id() {
+                true => own = Some(reply),
+                false => others.push((id, reply)),
+            }
+        }
+        self.hear(at, others, None)?;
+        Ok(own)
     }
 
     /// What is owed, by the shardmaster and by each group with a leader.
@@ -220,17 +239,17 @@ impl World {
             to: Place::Group(duty.to),
             body: Body::Command(HandoffCommand::Order(duty.order)),
         });
-        let pulls = self.groups.iter().filter(|(_, group)| group.up);
-        orders.chain(pulls.flat_map(|(at, group)| duties_of(*at, &group.store))).collect()
+        let leaders = self.groups.iter().filter(|(_, group)| group.up);
+        orders.chain(leaders.flat_map(|(at, group)| self.duties_of(*at, &group.store))).collect()
     }
 
-    /// Sends what is owed, of one place or of all, unless it is under way already. An order that was taken is repeated
-    /// only for the place that is named.
+    /// Sends what is owed, of one place or of all, unless it is under way already. What was taken before is repeated, and
+    /// what has time is sent, only for the place that is named.
     pub fn send(&mut self, only: Option<Place>) {
         let mut owed = self.duties();
         owed.retain(|message| match only {
             Some(place) => message.from == place,
-            None => !self.given.contains(message),
+            None => message.is_urgent() && !self.given.contains(message),
         });
         self.put(owed);
     }
@@ -245,15 +264,15 @@ impl World {
     }
 
     /// What follows from a delivery.
-    fn answer(&mut self, message: Message) {
+    pub(super) fn answer(&mut self, message: Message) {
         self.note(format!("  -> {} {message}", message.to));
         self.net.push(message);
     }
 
-    fn deliver_one(&mut self, message: Message) -> Result<(), String> {
+    pub(super) fn deliver_one(&mut self, message: Message) -> Result<(), String> {
         match message.to {
             Place::Master => self.on_report(&message),
-            Place::Group(at) => self.on_message(at, &message),
+            Place::Group(at) => self.on_message(at, &message)?,
         }
         self.check()
     }
@@ -267,18 +286,20 @@ impl World {
         self.apply_master(Command::Report { from, report: *report });
     }
 
-    fn on_message(&mut self, at: GroupRef, message: &Message) {
+    fn on_message(&mut self, at: GroupRef, message: &Message) -> Result<(), String> {
         let (to, from) = (message.to, message.from);
         let Some(group) = self.groups.get(&at) else {
-            return self.note(format!("{to} <- {from} {message}: no such group any more"));
+            self.note(format!("{to} <- {from} {message}: no such group any more"));
+            return Ok(());
         };
         if !group.up {
-            return self.note(format!("{to} <- {from} {message}: down"));
+            self.note(format!("{to} <- {from} {message}: down"));
+            return Ok(());
         }
         match &message.body {
             Body::Command(command) => {
                 self.note(format!("{to} {} <- {from} {message}", group.end));
-                if self.on_command(at, command.clone()).is_none() {
+                if self.on_command(at, command.clone())?.is_none() {
                     self.given.push(message.clone());
                 }
             }
@@ -294,102 +315,37 @@ impl World {
                     (None, _) => self.note("  nothing new".to_string()),
                 }
             }
+            Body::Txn(duty) => self.on_txn(at, message, duty)?,
+            Body::Answered(duty, answer) => self.on_answer(at, message, duty, answer)?,
             Body::Report(_) => {}
         }
+        Ok(())
     }
 
-    fn on_command(&mut self, at: GroupRef, command: HandoffCommand) -> Option<Report> {
-        self.sequence += 1;
-        let before = self.groups.get(&at).map(|group| view::group(&group.store)).unwrap_or_default();
+    fn on_command(&mut self, at: GroupRef, command: HandoffCommand) -> Result<Option<Report>, String> {
+        let before = self.view(at);
         let is_freeze = matches!(command, HandoffCommand::Freeze { .. });
-        let request =
-            GroupRequest { client: AGENT, sequence: Sequence(self.sequence), command: command.into() };
-        let Some(Reply::Handoff(reply)) = self.apply(at, &request.encode()) else { return None };
-        let after = self.groups.get(&at).map(|group| view::group(&group.store)).unwrap_or_default();
-        let changed = view::changed(&before, &after);
+        let Some(Reply::Handoff(reply)) = self.log(at, command.into())? else { return Ok(None) };
+        let changed = view::changed(&before, &self.view(at));
         match (reply.applied, is_freeze) {
-            (false, _) => self.note("  no effect".to_string()),
+            (false, _) if changed.is_empty() => self.note("  no effect".to_string()),
             (true, true) if changed.is_empty() => {
                 self.note("  too much is left: writes have a ceiling".to_string())
             }
-            (true, _) => self.lines.extend(changed),
+            (_, _) => self.lines.extend(changed),
         }
         if let Some(report) = reply.report {
             self.answer(report_of(at, report));
         }
-        reply.report
+        self.act(at)?;
+        Ok(reply.report)
     }
 
-    // ---------------------------------------------------------------------------------------- the net
-
-    /// Delivers what is under way now and meant, in order. Returns how many.
-    ///
-    /// # Errors
-    /// A property that doesn't hold.
-    pub fn deliver(&mut self, meant: impl FnMut(&Message) -> bool) -> Result<usize, String> {
-        let messages = self.take(meant);
-        let count = messages.len();
-        for message in messages {
-            self.deliver_one(message)?;
-        }
-        Ok(count)
+    fn view(&self, at: GroupRef) -> view::View {
+        self.groups.get(&at).map(|group| view::group(&group.store)).unwrap_or_default()
     }
 
-    pub(super) fn take(&mut self, mut meant: impl FnMut(&Message) -> bool) -> Vec<Message> {
-        let (taken, left) = std::mem::take(&mut self.net).into_iter().partition(|message| meant(message));
-        self.net = left;
-        taken
-    }
-
-    /// Loses what is meant. Returns how many.
-    pub fn lose(&mut self, meant: impl FnMut(&Message) -> bool) -> usize {
-        self.take(meant).len()
-    }
-
-    /// Keeps what is meant until released. Returns how many.
-    pub fn hold(&mut self, meant: impl FnMut(&Message) -> bool) -> usize {
-        let taken = self.take(meant);
-        let count = taken.len();
-        self.held.extend(taken);
-        count
-    }
-
-    /// Keeps copies of what is meant until released. Returns how many.
-    pub fn copy(&mut self, mut meant: impl FnMut(&Message) -> bool) -> usize {
-        let held = self.held.len();
-        self.held.extend(self.net.iter().filter(|message| meant(message)).cloned());
-        self.held.len() - held
-    }
-
-    /// What was held is under way again.
-    pub fn release(&mut self) {
-        self.net.append(&mut self.held);
-    }
-
-    /// Changes a byte in the first value of what is meant. Returns how many.
-    pub fn damage(&mut self, mut meant: impl FnMut(&Message) -> bool) -> usize {
-        self.judge.damaged = true;
-        let mut count = 0;
-        for message in self.net.iter_mut().filter(|message| meant(message)) {
-            let Body::Command(HandoffCommand::Chunk(chunk)) = &mut message.body else { continue };
-            let value = chunk.items.iter_mut().find_map(|item| match item {
-                Item::Key { value: Some((_, value)), .. } => value.first_mut(),
-                Item::Key { value: None, .. } | Item::Row { .. } => None,
-            });
-            if let Some(byte) = value {
-                *byte = byte.wrapping_add(1);
-                count += 1;
-            }
-        }
-        count
-    }
-
-    /// What is under way, and what is held.
-    pub fn queue(&self) -> Vec<String> {
-        let line = |message: &Message, held: &str| format!("{} {message}{held}", message.link());
-        let net = self.net.iter().map(|message| line(message, ""));
-        net.chain(self.held.iter().map(|message| line(message, ", held"))).collect()
-    }
+    // ---------------------------------------------------------------------------------------- the end
 
     /// All that is owed is sent and arrives, with what follows from it.
     ///
@@ -403,7 +359,8 @@ impl World {
         Ok(())
     }
 
-    /// Rounds until they change nothing. If nothing is owed then, every shard must be served.
+    /// Rounds until they change nothing, not even if all that is owed is said again. If nothing is owed then, every shard
+    /// must be served.
     ///
     /// # Errors
     /// A property that doesn't hold.
@@ -415,6 +372,7 @@ impl World {
                 continue;
             }
             self.given.clear();
+            self.put(self.duties());
             self.round()?;
             if self.hashes() == before {
                 // Only what was said before.
@@ -422,14 +380,15 @@ impl World {
                 break;
             }
         }
-        if self.master.is_at_rest() {
+        let busy = self.txns();
+        if self.master.is_at_rest() && busy.is_empty() {
             self.note("at rest".to_string());
             return self.judge.check_rest(&self.master, self.stores());
         }
         let waiting = self.master.migrations();
-        let lines = waiting.iter().map(|m| format!("{} {}: {}", m.shard, m.state.word(), m.reason));
-        self.lines.extend(lines.collect::<Vec<_>>());
-        Ok(())
+        let moves = waiting.iter().map(|m| format!("{} {}: {}", m.shard, m.state.word(), m.reason));
+        self.lines.extend(moves.chain(busy).collect::<Vec<_>>());
+        self.check_stuck()
     }
 
     fn hashes(&self) -> (u128, Vec<u128>) {
@@ -460,15 +419,4 @@ fn member(node: u32) -> Member {
 
 fn report_of(at: GroupRef, report: Report) -> Message {
     Message { from: Place::Group(at), to: Place::Master, body: Body::Report(report) }
-}
-
-/// What a group in some state owes: to the source of each copy that it stages.
-pub(super) fn duties_of(at: GroupRef, store: &Store) -> Vec<Message> {
-    let mut messages = Vec::new();
-    for duty in store.duties() {
-        let (from, to) = (Place::Group(at), Place::Group(duty.from));
-        let commands = duty.messages(at).into_iter().map(Body::Command);
-        messages.extend(commands.chain([Body::Pull(duty)]).map(|body| Message { from, to, body }));
-    }
-    messages
 }
