@@ -152,6 +152,8 @@ pub struct ReplicaStatus {
     pub state_bytes: u64,
     /// Log time, in ms.
     pub log_time: u64,
+    /// How long ago it stood there first, in ms: an idle group's log time stands still.
+    pub idle_ms: u64,
     /// The voters.
     pub voters: Vec<NodeId>,
     /// Hash of the state at `applied_end`.

@@ -279,14 +279,18 @@ impl Admin for Administration {
     ) -> Result<Response<v1::TransactionsResponse>, Status> {
         let me = Some(self.context.directory.node);
         let mut told = v1::TransactionsResponse::default();
-        for (group, leader) in self.context.node.leaders() {
-            if leader != me || group == SHARDMASTER {
+        let status = self.context.status_or_unavailable().await?;
+        for replica in status.replicas {
+            let group = replica.group;
+            if replica.leader != me || group == SHARDMASTER {
                 continue;
             }
             let found = read_here(&self.context, group, machine::Query::Store(Query::Txns)).await;
             let Some(machine::Answer::Store(Answer::Txns(txns))) = found else { continue };
             told.groups.push(group.0);
-            told.transactions.extend(txns.into_iter().map(|txn| transaction(group, txn)));
+            // The group counts in its log time, which stands still while nothing is logged.
+            let age = |txn: TxnStatus| TxnStatus { since_ms: txn.since_ms + replica.idle_ms, ..txn };
+            told.transactions.extend(txns.into_iter().map(|txn| transaction(group, age(txn))));
         }
         Ok(Response::new(told))
     }
@@ -388,7 +392,7 @@ mod tests {
         assert_eq!((told.groups, told.transactions.len()), (vec![1, 2], 1));
         let txn = &told.transactions[0];
         assert_eq!((txn.group, txn.shard, txn.home, txn.attempt), (2, 200, 3, 5));
-        assert_eq!((txn.state.as_str(), txn.since_ms, txn.sequence), ("prepared", 70, 9));
+        assert_eq!((txn.state.as_str(), txn.since_ms, txn.sequence), ("prepared", 100, 9));
         assert_eq!((txn.client.as_ref(), &*txn.keys), (&0xab_u128.to_be_bytes()[..], &["k".into()][..]));
     }
 

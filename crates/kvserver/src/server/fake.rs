@@ -83,6 +83,7 @@ impl FakeNode {
             log_bytes: 100,
             state_bytes: 200,
             log_time: 5000,
+            idle_ms: 30,
             voters: vec![NodeId(1), NodeId(2), NodeId(3)],
             state_hash: 0xabc,
             counts: Counts { shards: 128, ..Counts::default() },

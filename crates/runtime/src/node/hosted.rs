@@ -245,6 +245,7 @@ impl<S: StateMachine> Hosted<S> {
             log_bytes: self.replica.log().bytes(),
             state_bytes: self.machine.state_bytes(),
             log_time: self.machine.log_time().0,
+            idle_ms: crate::clock::now().0.saturating_sub(self.time_base.1.0) / 1000,
             voters: self.replica.voters().iter().collect(),
             state_hash: self.machine.state_hash(),
             counts: self.machine.counts(),
