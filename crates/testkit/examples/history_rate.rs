@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use kvserver::txn::TxnResult;
 use testkit::history::drawn::{self, Kind, Shape};
-use testkit::history::{Verdict, judge_within};
+use testkit::history::{Operation, Outcome, Verdict, judge, judge_within};
 use testkit::prng::Prng;
 
 /// Judges so many histories of this shape, one after another.
@@ -27,6 +28,30 @@ fn measure(name: &str, seed: u64, histories: u64, shape: Shape) {
     println!(
         "{name:<50} {operations:>7} operations {:>7.2} s {rate:>9.0}/s {steps:>9} steps, longest {longest:.2?}",
         elapsed.as_secs_f64()
+    );
+}
+
+/// How long it takes to find what is wrong with a bank in which a reading near the end shows a transfer that nobody made.
+fn measure_wrong(seed: u64, shape: Shape) {
+    let mut history = drawn::history(&mut Prng::new(seed), shape);
+    let is_reading = |op: &&mut Operation| op.txn.is_read_only() && op.outcome != Outcome::Unknown;
+    let reading = history.operations.iter_mut().rev().filter(is_reading).nth(10);
+    let Some(Outcome::Replied(reply)) = reading.map(|reading| &mut reading.outcome) else { return };
+    for (result, by) in reply.results.iter_mut().zip([-10_i64, 10]) {
+        let TxnResult::Value(Some((found, _))) = result else { return };
+        let number: i64 = String::from_utf8_lossy(found).parse().unwrap_or_default();
+        *found = (number + by).to_string().into_bytes();
+    }
+    let began = Instant::now();
+    let words = match judge(&history) {
+        Verdict::Ordered(_) => "not noticed".to_string(),
+        Verdict::Violation(window) => format!("a window of {} operations", window.operations.len()),
+        Verdict::Undecided(figures) => format!("undecided after {} steps", figures.steps),
+    };
+    println!(
+        "bank of {} operations, one of them wrong: {words} in {:.2?}",
+        shape.operations,
+        began.elapsed()
     );
 }
 
@@ -55,6 +80,7 @@ fn main() {
     measure("bank: 64 accounts, 20 clients", seed, 1, bank(20_000, 0));
     measure("bank: 64 accounts, 20 clients, 0.1 % unknown", seed, 1, bank(20_000, 1));
     measure("bank: 64 accounts, 20 clients", seed, 1, bank(100_000, 0));
+    measure_wrong(seed, bank(20_000, 0));
     let mixed =
         Shape { kind: Kind::Transactions, operations: 2_000, clients: 6, keys: 8, values: 4, unknown: 0 };
     measure("transactions of all kinds: 8 keys, 6 clients", seed, 10, mixed);
