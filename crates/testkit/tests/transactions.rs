@@ -84,8 +84,10 @@ fn script(seed: u64) -> Vec<String> {
     let chunk = [1, 60, 65_536][prng.below(3) as usize];
     let (groups, lag, rounds) = (prng.between(2, 3), prng.below(3), prng.below(3) + 1);
     let ttl = [150, 100_000][prng.below(2) as usize];
+    let (txns, parked) = ([2, 100][prng.below(2) as usize], [1, 100][prng.below(2) as usize]);
     let mut commands = vec![format!(
-        "cluster shards={SHARDS} groups={groups} chunk={chunk} lag={lag} rounds={rounds} ttl={ttl} ahead=100"
+        "cluster shards={SHARDS} groups={groups} chunk={chunk} lag={lag} rounds={rounds} ttl={ttl} ahead=100 \
+         txns={txns} parked={parked}"
     )];
     commands.extend((0..STEPS).map(|_| draw(&mut prng)));
     commands.extend((1..5).flat_map(|id| [format!("up g{id}"), format!("resume g{id}")]));
