@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-pub mod history;
 pub mod load;
+pub mod work;
 
 /// The directory with `kvctl` and `kvserver` of this build, built if need be.
 ///

@@ -17,6 +17,9 @@ pub(crate) struct Backoff {
 /// For a call that a node refused for now.
 pub(crate) const CALL: Backoff =
     Backoff { first: Duration::from_millis(2), most: Duration::from_millis(200) };
+/// For a transaction that gave way to another one: the other is soon done.
+pub(crate) const CONFLICT: Backoff =
+    Backoff { first: Duration::from_millis(1), most: Duration::from_millis(50) };
 /// For a call whose shard is moving or was looked for at the wrong place.
 pub(crate) const MOVING: Backoff =
     Backoff { first: Duration::from_millis(4), most: Duration::from_millis(20) };
@@ -50,7 +53,7 @@ mod tests {
         #[test]
         fn a_delay_is_never_none_and_bounded(round in 0_u32..1000, seed: u64) {
             let mut random = SmallRng::seed_from_u64(seed);
-            for backoff in [CALL, MOVING, AWAITING, DISCOVERY, CONNECT] {
+            for backoff in [CALL, CONFLICT, MOVING, AWAITING, DISCOVERY, CONNECT] {
                 let delay = backoff.delay(round, &mut random);
                 prop_assert!(delay >= backoff.first / 4 && delay <= backoff.most);
             }

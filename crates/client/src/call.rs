@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use kvserver::command::{Op, Reply, ShardId};
 use kvserver::query::{Answer, Query, ShardPage};
+use kvserver::txn::Txn;
 use paxos::codec;
 use paxos::ids::GroupId;
 use shardmaster::ids::Owner;
@@ -24,6 +25,8 @@ use crate::verdict::Verdict;
 
 /// What a request's bytes are besides its key and value, at most.
 const OVERHEAD_BYTES: usize = 96;
+/// What a compare or an operation of a transaction is besides its keys and values, at most.
+const PART_BYTES: usize = 32;
 /// How long acknowledging may hold up a closing client.
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -92,14 +95,14 @@ async fn call(
 }
 
 /// A write; its reply is never a refusal.
-pub(crate) async fn write(shared: &Shared, shard: ShardId, op: Op) -> Result<Reply, Error> {
-    match try_write(shared, shard, &op).await {
+pub(crate) async fn write(shared: &Shared, shard: ShardId, op: &Op) -> Result<Reply, Error> {
+    match try_write(shared, shard, op).await {
         // A client that slept for hours stamps its first write with what it heard then. The refusal told it the time.
         // Who brought a session counts its sequences, so nothing is repeated under another one for them.
         Err(Error { kind: ErrorKind::SessionExpired, outcome: Outcome::NotExecuted, .. })
             if shared.with(|engine| engine.options().session.is_none()) =>
         {
-            try_write(shared, shard, &op).await
+            try_write(shared, shard, op).await
         }
         result => result,
     }
@@ -189,7 +192,7 @@ pub(crate) fn unexpected() -> Error {
 pub(crate) async fn acknowledge(shared: &Arc<Shared>) {
     let homes: Vec<ShardId> = shared.with(|engine| engine.session().idle_homes().collect());
     let acks = homes.into_iter().map(|home| async move {
-        if write(shared, home, Op::Ack).await.is_ok() {
+        if write(shared, home, &Op::Ack).await.is_ok() {
             shared.with(|engine| engine.session_mut().acknowledged(home));
         }
     });
@@ -217,21 +220,37 @@ fn op_bytes(op: &Op) -> usize {
     let value = match op {
         Op::Put { value, .. } | Op::Append { value, .. } => value.len(),
         Op::Cas { expected, value, .. } => value.len() + expected.as_ref().map_or(0, Vec::len),
-        Op::Delete { .. } | Op::Incr { .. } | Op::Ack | Op::Txn(_) => 0,
+        Op::Delete { .. } | Op::Incr { .. } | Op::Ack => 0,
+        Op::Txn(txn) => txn_bytes(txn),
     };
     value + op.key().map_or(0, <[u8]>::len)
+}
+
+fn txn_bytes(txn: &Txn) -> usize {
+    let parts = txn.compares.len() + txn.then.len() + txn.otherwise.len();
+    usize::try_from(txn.bytes()).unwrap_or(usize::MAX).saturating_add(parts * PART_BYTES)
 }
 
 #[cfg(test)]
 mod tests {
     use kvserver::command::Request;
+    use kvserver::txn::{Condition, Relation};
     use paxos::ids::{ClientId, LogTime, Sequence};
 
     use super::*;
+    use crate::transaction::Transaction;
 
     #[test]
     fn a_request_is_encoded_as_the_log_reads_it() {
         let (key, value) = (b"key".to_vec(), vec![3; 300]);
+        let most = vec![3; 1 << 17];
+        let txn = Transaction::new()
+            .when(&most, Condition::Value(Relation::Less, most.clone()))
+            .when_version(&key, u64::MAX)
+            .cas(&most, Some(&most), &most)
+            .otherwise()
+            .incr(&most, i64::MIN)
+            .copy(&most, &most);
         let ops = [
             Op::Put { key: key.clone(), value: value.clone() },
             Op::Append { key: key.clone(), value: value.clone() },
@@ -239,6 +258,7 @@ mod tests {
             Op::Cas { key: key.clone(), expected: Some(value.clone()), value },
             Op::Incr { key, by: i64::MIN },
             Op::Ack,
+            Op::Txn(Box::new(txn.into())),
         ];
         for op in ops {
             let (client, sequence) = (ClientId(u128::MAX - 5), Sequence(u64::MAX - 7));

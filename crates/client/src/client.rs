@@ -169,7 +169,7 @@ impl Client {
     pub async fn put(&self, key: &[u8], value: &[u8]) -> Result<Written, Error> {
         let shard = self.shard(key, value)?;
         let op = Op::Put { key: key.to_vec(), value: value.to_vec() };
-        written(call::write(self.shared(), shard, op).await?)
+        written(call::write(self.shared(), shard, &op).await?)
     }
 
     /// Adds to the end of a value; an absent one counts as empty.
@@ -186,7 +186,7 @@ impl Client {
     pub async fn append(&self, key: &[u8], value: &[u8]) -> Result<Written, Error> {
         let shard = self.shard(key, value)?;
         let op = Op::Append { key: key.to_vec(), value: value.to_vec() };
-        written(call::write(self.shared(), shard, op).await?)
+        written(call::write(self.shared(), shard, &op).await?)
     }
 
     /// Removes a key; whether it was there.
@@ -195,7 +195,7 @@ impl Client {
     /// See [`Error`].
     pub async fn delete(&self, key: &[u8]) -> Result<bool, Error> {
         let shard = self.shard(key, &[])?;
-        match call::write(self.shared(), shard, Op::Delete { key: key.to_vec() }).await? {
+        match call::write(self.shared(), shard, &Op::Delete { key: key.to_vec() }).await? {
             Reply::Deleted { existed } => Ok(existed),
             other => Err(failed(&other)),
         }
@@ -221,7 +221,7 @@ impl Client {
         let shard = self.shard(key, value)?;
         check(expected.unwrap_or_default(), VALUE_BYTES_MAX, "the expected value")?;
         let op = Op::Cas { key: key.to_vec(), expected: expected.map(<[u8]>::to_vec), value: value.to_vec() };
-        written(call::write(self.shared(), shard, op).await?)
+        written(call::write(self.shared(), shard, &op).await?)
     }
 
     /// Adds to a decimal number; an absent one counts as 0.
@@ -230,7 +230,7 @@ impl Client {
     /// [`ErrorKind::NotANumber`] if the value isn't a decimal i64 or would leave its range; else see [`Error`].
     pub async fn incr(&self, key: &[u8], by: i64) -> Result<Number, Error> {
         let shard = self.shard(key, &[])?;
-        match call::write(self.shared(), shard, Op::Incr { key: key.to_vec(), by }).await? {
+        match call::write(self.shared(), shard, &Op::Incr { key: key.to_vec(), by }).await? {
             Reply::Number { value, version } => Ok(Number { value, version }),
             other => Err(failed(&other)),
         }
@@ -299,7 +299,7 @@ impl Client {
     }
 }
 
-fn check(bytes: &[u8], most: usize, what: &str) -> Result<(), Error> {
+pub(crate) fn check(bytes: &[u8], most: usize, what: &str) -> Result<(), Error> {
     if bytes.len() <= most {
         return Ok(());
     }

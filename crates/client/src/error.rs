@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use kvserver::txn::TxnError;
+
 use crate::outcome::Outcome;
 
 /// An operation that didn't give what was asked for.
@@ -45,7 +47,7 @@ pub enum ErrorKind {
     Busy,
     /// The leader had no room on its disk until the deadline.
     DiskFull,
-    /// The key or the value is over its limit.
+    /// A key, a value or a transaction is over its limit.
     TooLarge,
     /// The node couldn't make sense of the request.
     Invalid,
@@ -56,6 +58,15 @@ pub enum ErrorKind {
     },
     /// An incr found what isn't a decimal i64, or would leave its range. Executed, without a change.
     NotANumber,
+    /// An operation of a transaction couldn't be done. Executed, without a change.
+    TxnFailed {
+        /// Which one of the branch that ran, from 0.
+        op: u32,
+        /// Why.
+        error: TxnError,
+    },
+    /// Other transactions, or a shard about to move, were in the way of a transaction until the deadline.
+    Conflict,
     /// The request is older than what the session table remembers.
     SessionExpired,
     /// The sequence belongs to another request: two processes use one session.
@@ -86,6 +97,10 @@ impl ErrorKind {
             ErrorKind::Invalid => "INVALID",
             ErrorKind::Mismatch { .. } => "MISMATCH",
             ErrorKind::NotANumber => "NOT_A_NUMBER",
+            ErrorKind::TxnFailed { error: TxnError::Mismatch, .. } => "MISMATCH",
+            ErrorKind::TxnFailed { error: TxnError::NotANumber, .. } => "NOT_A_NUMBER",
+            ErrorKind::TxnFailed { error: TxnError::TooLarge, .. } => "TOO_LARGE",
+            ErrorKind::Conflict => "CONFLICT",
             ErrorKind::SessionExpired => "SESSION_EXPIRED",
             ErrorKind::SequenceReused => "SEQUENCE_REUSED",
             ErrorKind::AlreadyAcknowledged => "ALREADY_ACKNOWLEDGED",

@@ -46,9 +46,33 @@
 //! call follows at once; one that is about to get it says so, and is asked again a few milliseconds later. A client never
 //! goes back to a lower epoch. [`Client::shardmaster`] asks for moves and tells how they stand.
 //!
+//! # Transactions
+//!
+//! A [`Transaction`] reads and changes up to 128 keys of any shards in one step:
+//!
+//! ```no_run
+//! # async fn example(client: client::Client) -> Result<(), client::Error> {
+//! use client::Transaction;
+//! let buy = Transaction::new()
+//!     .when_value(b"seat/12a", b"free")
+//!     .put(b"seat/12a", b"ann")
+//!     .incr(b"sold", 1)
+//!     .otherwise()
+//!     .get(b"seat/12a");
+//! let reply = client.transact(buy).await?;
+//! println!("{}", if reply.held { "yours" } else { "taken" });
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It is a write like any other: repeated bit for bit, executed at most once. A try that gives way to another transaction
+//! has no effect and is repeated after a millisecond or more; since it keeps its age, it can't lose for ever. What
+//! [`Client::multi_get`], [`Client::multi_put`] and [`Client::swap`] do is a transaction too.
+//!
 //! # What isn't here
 //!
-//! Transactions over several keys, and snapshots: a [`Scan`] is atomic only page by page and shard by shard.
+//! Snapshots: a [`Scan`] is atomic only page by page and shard by shard. Transactions whose keys depend on what they read:
+//! read first, then ask for the versions to be the same with [`Transaction::when_version`].
 
 mod access;
 mod admin;
@@ -67,14 +91,17 @@ mod shardmaster;
 mod shared;
 mod slab;
 mod stream;
+mod transaction;
 mod verdict;
 
 pub use access::{Access, Authorized, Bearer, Identity, Tls, Token};
 pub use admin::{admin, shardmaster};
 pub use client::{Client, Number, Versioned, Written};
 pub use error::{Error, ErrorKind};
+pub use kvserver::txn::{Condition, Relation, Txn, TxnError, TxnOp, TxnReply, TxnResult};
 pub use options::{ClientOptions, Consistency, ScanOptions};
 pub use outcome::Outcome;
 pub use routing::{Group, Location, Member, Routing};
 pub use scan::{Cursors, Pair, Scan};
 pub use shardmaster::Shardmaster;
+pub use transaction::Transaction;

@@ -296,9 +296,10 @@ impl Sessions {
         judge(row, head, recorded, context, self.rows.len() as u64)
     }
 
-    /// Whether the client has given this request up.
-    pub(crate) fn is_given_up(&self, head: &Head) -> bool {
-        self.rows.get(&head.client).is_some_and(|row| head.sequence <= row.ack_through)
+    /// Whether this request mustn't take effect any more: the client has given it up, or used its sequence for another
+    /// one.
+    pub(crate) fn is_over(&self, head: &Head) -> bool {
+        self.rows.get(&head.client).is_some_and(|row| row.known(head).is_some())
     }
 
     /// Keeps the outcome of a request that was judged in an earlier step, even if there's no room any more.

@@ -134,6 +134,6 @@ fn snapshots_of_other_limits_or_versions_are_refused_by_name() {
     assert_eq!(refused.0, "made under other replicated limits");
     let mut pages = pages(&store);
     pages[0].body[0] = 9;
-    assert_eq!(restore(small_limits(), pages).unwrap_err().0, "version 9, this code knows 2");
+    assert_eq!(restore(small_limits(), pages).unwrap_err().0, "version 9, this code knows 3");
     assert_eq!(restore(small_limits(), vec![]).unwrap_err().0, "no header");
 }

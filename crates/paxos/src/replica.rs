@@ -318,6 +318,11 @@ impl<C: Command> Replica<C> {
         self.has_memory() && self.leader().is_some_and(|l| l.has_room(self.chosen_end, self.limits()))
     }
 
+    /// The slot that the next batch will be proposed in, while it leads.
+    pub fn next_slot(&self) -> Option<Slot> {
+        self.leader().map(|leader| leader.next_slot())
+    }
+
     /// Slots that this leader proposed and that aren't chosen yet.
     pub fn in_flight(&self) -> usize {
         self.leader().map_or(0, Leader::in_flight)

@@ -152,6 +152,8 @@ pub struct ReplicaStatus {
     pub state_bytes: u64,
     /// Log time, in ms.
     pub log_time: u64,
+    /// How long ago it stood there first, in ms: an idle group's log time stands still.
+    pub idle_ms: u64,
     /// The voters.
     pub voters: Vec<NodeId>,
     /// Hash of the state at `applied_end`.
@@ -293,9 +295,35 @@ impl<S: StateMachine> Inbox<S> {
     }
 }
 
+/// What the groups that are led here came to owe, for whoever acts on it.
+pub(crate) struct Dues<S: StateMachine> {
+    queue: Mutex<Vec<(GroupId, S::Due)>>,
+    changed: Notify,
+}
+
+/// What may wait to be taken. What doesn't fit is dropped: all that is owed can be read off the state, too.
+const DUES_MAX: usize = 65_536;
+
+impl<S: StateMachine> Default for Dues<S> {
+    fn default() -> Self {
+        Dues { queue: Mutex::default(), changed: Notify::new() }
+    }
+}
+
+impl<S: StateMachine> Dues<S> {
+    pub(crate) fn push(&self, group: GroupId, due: Vec<S::Due>) {
+        let mut queue = self.queue.lock();
+        let room = DUES_MAX.saturating_sub(queue.len());
+        queue.extend(due.into_iter().take(room).map(|due| (group, due)));
+        drop(queue);
+        self.changed.notify_one();
+    }
+}
+
 /// Talks to a node; cheap to clone, usable from any thread.
 pub struct Handle<S: StateMachine> {
     pub(crate) inbox: Arc<Inbox<S>>,
+    pub(crate) dues: Arc<Dues<S>>,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -311,7 +339,7 @@ pub(crate) struct Shared {
 
 impl<S: StateMachine> Clone for Handle<S> {
     fn clone(&self) -> Self {
-        Handle { inbox: self.inbox.clone(), shared: self.shared.clone() }
+        Handle { inbox: self.inbox.clone(), dues: self.dues.clone(), shared: self.shared.clone() }
     }
 }
 
@@ -336,6 +364,17 @@ impl<S: StateMachine> Handle<S> {
         });
         self.inbox.calls.lock().extend(submitted);
         self.inbox.wake.notify_one();
+    }
+
+    /// Returns when [`Handle::take_due`] may have something. For one task: what one takes no other sees.
+    pub async fn due(&self) {
+        self.dues.changed.notified().await;
+    }
+
+    /// What groups came to owe since the last time, each told once and only where the group was led, oldest first. A hint
+    /// that saves a wait: bounded, and forgotten by a crash.
+    pub fn take_due(&self) -> Vec<(GroupId, S::Due)> {
+        std::mem::take(&mut *self.dues.queue.lock())
     }
 
     /// What the node knows of itself; `None` once it has stopped. Never waits for a quorum.

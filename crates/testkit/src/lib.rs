@@ -12,6 +12,7 @@ pub mod command;
 pub mod disk;
 pub mod golden;
 pub mod group;
+pub mod history;
 pub mod judge;
 pub mod net;
 pub mod prng;

@@ -1,7 +1,7 @@
 //! How calls come and go: room, tickets, and the hand-over of results to callers.
 
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kvserver::command::ShardId;
@@ -61,6 +61,10 @@ impl Engine {
             refusals: 0,
             redirects: 0,
             silences: 0,
+            conflicts: 0,
+            conflict: None,
+            tried: now,
+            lasted: Duration::ZERO,
             trouble: None,
         };
         let key = self
@@ -98,6 +102,7 @@ impl Engine {
             return;
         }
         call.body = body;
+        call.tried = now;
         self.dispatch(key, now);
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use kvserver::command::{BusyReason, Refusal, Reply, ShardId};
 use kvserver::query::Answer;
+use kvserver::txn::Conflict;
 use paxos::ids::NodeId;
 use shardmaster::ids::Owner;
 use wire::v1::Code;
@@ -101,8 +102,9 @@ impl Engine {
                 }
                 return self.come_back(key, &backoff::MOVING, ErrorKind::Busy, now);
             }
+            Refusal::Conflict(conflict) if acts => return self.gave_way(key, *conflict, now),
             // The stamp comes of age while we wait.
-            Refusal::Busy(_) | Refusal::FromTheFuture | Refusal::Conflict(_) if acts => {
+            Refusal::Busy(_) | Refusal::FromTheFuture if acts => {
                 return self.back_off(key, ErrorKind::Busy, now);
             }
             Refusal::WrongGroup { .. }
@@ -114,6 +116,22 @@ impl Engine {
             }
         };
         self.fail(key, kind, refusal.to_string());
+    }
+
+    /// A try of a transaction was given up. The next one is as old as this one, so it wins some day.
+    fn gave_way(&mut self, key: Key, conflict: Conflict, now: Instant) {
+        let Some(call) = self.calls.get_mut(key) else { return };
+        call.conflict = Some(conflict);
+        if conflict == Conflict::TimedOut {
+            call.lasted = now.saturating_duration_since(call.tried);
+        }
+        if conflict == Conflict::Moving {
+            call.redirects = call.redirects.saturating_add(1);
+            return self.come_back(key, &backoff::MOVING, ErrorKind::Conflict, now);
+        }
+        let delay = backoff::CONFLICT.delay(call.conflicts, &mut self.random);
+        call.conflicts = call.conflicts.saturating_add(1);
+        self.pause(key, ErrorKind::Conflict, now + delay);
     }
 
     /// A node can't say.

@@ -17,10 +17,11 @@ mod tick;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kvserver::command::ShardId;
+use kvserver::txn::Conflict;
 use paxos::ids::{GroupId, NodeId, Sequence};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -106,6 +107,14 @@ struct Call {
     redirects: u32,
     /// Tries that heard nothing.
     silences: u32,
+    /// Tries in a row that gave way to other transactions.
+    conflicts: u32,
+    /// Why the last one did.
+    conflict: Option<Conflict>,
+    /// When the present try began, its repetitions included.
+    tried: Instant,
+    /// How long the last try took that ran out of time on its own.
+    lasted: Duration,
     /// The last thing that stood in its way.
     trouble: Option<ErrorKind>,
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use kvserver::command::{Op, Refusal, Reply, Request, ShardId};
 use kvserver::query::Answer;
+use kvserver::txn::Conflict;
 use paxos::codec;
 use paxos::ids::{ClientId, Generation, GroupId, LogTime, NodeId, Sequence};
 use rand::rngs::SmallRng;
@@ -68,6 +69,8 @@ pub(super) struct Sim {
     /// Until when each shard is on its way to its owner.
     pub(super) arrives: [Instant; SHARDS as usize],
     pub(super) loss: f64,
+    /// How many tries give way to a transaction.
+    pub(super) contention: f64,
     pub(super) resting: BTreeSet<usize>,
     pub(super) epochs: BTreeMap<usize, u64>,
     pub(super) held: Vec<(LinkId, u64, v1::Call)>,
@@ -96,6 +99,7 @@ impl Sim {
             owners: [(1, 1); SHARDS as usize],
             arrives: [now; SHARDS as usize],
             loss: 0.0,
+            contention: 0.0,
             resting: BTreeSet::new(),
             epochs: BTreeMap::new(),
             held: Vec::new(),
@@ -303,6 +307,10 @@ impl Sim {
             return Verdict::Reply(Reply::Refused(Refusal::Awaiting));
         }
         let sequence = request.sequence.0;
+        if !self.executed.contains(&sequence) && self.random.random_bool(self.contention) {
+            let why = if self.random.random_bool(0.5) { Conflict::Older } else { Conflict::Moving };
+            return Verdict::Reply(Reply::Refused(Refusal::Conflict(why)));
+        }
         let first = self.bytes.entry(sequence).or_insert_with(|| bytes.clone());
         assert_eq!(first, bytes, "tries differ");
         self.executed.insert(sequence);

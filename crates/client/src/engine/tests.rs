@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::sim::{SHARDS, Sim};
 use super::{Begun, Event, Kind, Target};
+use crate::error::ErrorKind;
 use crate::options::{ClientOptions, Consistency};
 use crate::outcome::{LinkId, Outcome};
 
@@ -68,6 +69,26 @@ fn a_move_costs_its_pause_and_a_few_milliseconds() {
         let last = sim.writes.iter().filter_map(|write| write.ended).max().unwrap();
         assert!(last < began + Duration::from_millis(45), "seed {seed}: {:?}", last - began);
         assert_eq!(sim.executed.len(), 200);
+        sim.settled();
+    }
+}
+
+#[test]
+fn transactions_that_give_way_come_back_soon_and_ever_later() {
+    for seed in 0..10 {
+        let mut sim = Sim::new(seed, ClientOptions::default());
+        sim.contention = 1.0;
+        (0..50).for_each(|n| sim.write(n % SHARDS));
+        sim.run(Duration::from_secs(1));
+        assert!(sim.writes.iter().all(|write| write.result.is_none()));
+        sim.contention = 0.0;
+        sim.run(Duration::from_millis(60));
+        assert!(sim.all_answered(), "seed {seed}");
+        sim.contention = 1.0;
+        sim.write(0);
+        sim.run(Duration::from_secs(6));
+        let Some(Err(error)) = &sim.writes.last().unwrap().result else { panic!("it has to end") };
+        assert_eq!((error.kind, error.outcome), (ErrorKind::Conflict, Outcome::NotExecuted));
         sim.settled();
     }
 }
@@ -135,13 +156,14 @@ proptest! {
     /// never executed, and once all is well every call is answered.
     #[test]
     fn the_outcome_is_true(
-        steps in prop::collection::vec(step(), 1..80), seed: u64, lossy: bool,
+        steps in prop::collection::vec(step(), 1..80), seed: u64, lossy: bool, contended: bool,
         impatient: bool, in_flight_max in 1_usize..20
     ) {
         let timeout = Duration::from_millis(if impatient { 300 } else { 5000 });
         let options = ClientOptions { in_flight_max, timeout, ..ClientOptions::default() };
         let mut sim = Sim::new(seed, options);
         sim.loss = if lossy { 0.05 } else { 0.0 };
+        sim.contention = if contended { 0.5 } else { 0.0 };
         for step in steps {
             match step {
                 Step::Write(shard) => sim.write(shard),
@@ -161,6 +183,7 @@ proptest! {
             }
         }
         sim.loss = 0.0;
+        sim.contention = 0.0;
         for node in 1..=3 {
             sim.nodes[node as usize - 1].alive = true;
             sim.resume(node);

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use kvserver::txn::Conflict;
+
 use super::{Call, Engine, Pace, Phase};
 use crate::error::ErrorKind;
 use crate::outcome::{LinkId, Outcome};
@@ -50,7 +52,9 @@ impl Engine {
         let mut next = SOON;
         let (attempt, timeout) = (self.options.attempt_timeout, self.options.timeout);
         let too_late = |call: &Call| {
-            call.deadline <= now + LAST_TRY.min(timeout / 8) && call.outcome() == Outcome::NotExecuted
+            // The next try of a transaction may take as long as the last one.
+            let takes = LAST_TRY.min(timeout / 8).max(call.lasted.min(timeout / 2));
+            call.deadline <= now + takes && call.outcome() == Outcome::NotExecuted
         };
         let due = |call: &Call| {
             let sent_until = |at| at + attempt.saturating_mul(1 << call.silences.min(8));
@@ -74,7 +78,7 @@ impl Engine {
         for (key, due) in all {
             match due {
                 Due::Deadline => self.give_up(key),
-                Due::Again => self.dispatch(key, now),
+                Due::Again => self.again(key, now),
                 Due::Silence => self.repeat(key, now),
             }
         }
@@ -105,6 +109,14 @@ impl Engine {
         quiet >= self.options.silence + SILENCE_PER_MIB.saturating_mul(mebibytes)
     }
 
+    /// A call that was refused goes out again.
+    fn again(&mut self, key: Key, now: Instant) {
+        if let Some(call) = self.calls.get_mut(key) {
+            call.tried = now;
+        }
+        self.dispatch(key, now);
+    }
+
     /// A try heard nothing: the request goes out again, to somebody else if its leader answers nobody.
     fn repeat(&mut self, key: Key, now: Instant) {
         let Some(call) = self.calls.get_mut(key) else { return };
@@ -125,11 +137,16 @@ impl Engine {
     fn give_up(&mut self, key: Key) {
         let Some(call) = self.calls.get_mut(key) else { return };
         let (group, trouble) = (call.group, call.trouble);
+        // All that is known of a transaction that others kept from running, wherever its last try is.
+        let conflict = call.conflict.filter(|_| trouble == Some(ErrorKind::Conflict));
         let (kind, message) = match &call.phase {
             Phase::Waiting | Phase::Granted(_) => {
                 (ErrorKind::Busy, "too many operations of this client are in flight".to_string())
             }
             Phase::Leaderless => return self.no_leader(key),
+            Phase::Sent(..) | Phase::Backoff(_) if conflict.is_some() => {
+                (ErrorKind::Conflict, gave_way(conflict))
+            }
             Phase::Queued(link) => {
                 (ErrorKind::Unavailable, format!("{} can't be reached", self.links[link.0].address))
             }
@@ -154,6 +171,11 @@ impl Engine {
         let message = format!("group {id} has no leader ({reachable} of {members} replicas reachable)");
         self.fail(key, kind, message);
     }
+}
+
+fn gave_way(conflict: Option<Conflict>) -> String {
+    let why = conflict.map(|why| format!(": {why}")).unwrap_or_default();
+    format!("the transaction didn't get through{why}")
 }
 
 fn later(kind: ErrorKind, group: u32) -> String {

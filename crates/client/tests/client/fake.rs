@@ -18,10 +18,11 @@ use std::time::Duration;
 use ::shardmaster::ids::{Epoch, GroupRef, Owner};
 use bytes::Bytes;
 use client::{Client, ClientOptions};
-use kvserver::command::{Refusal, Reply, Request as Write, ShardId, shard_of};
+use kvserver::command::{Op, Refusal, Reply, Request as Write, ShardId, shard_of};
 use kvserver::genesis::{Genesis, Limits};
 use kvserver::query::{self, Query};
 use kvserver::store::Store;
+use kvserver::txn::Conflict;
 use parking_lot::Mutex;
 use paxos::codec;
 use paxos::ids::{Generation, GroupId, LogTime, Sequence, Slot};
@@ -53,6 +54,10 @@ pub(crate) enum Act {
     AnswerAfter(Duration),
     /// Refuses it.
     Refuse(v1::Code),
+    /// Says that this try of a transaction was given up.
+    GiveWay(Conflict),
+    /// The same, later.
+    GiveWayAfter(Duration, Conflict),
     /// Refuses it, though it may have run.
     RefuseUnknown(v1::Code),
 }
@@ -89,6 +94,8 @@ pub(crate) struct World {
     pub(crate) frames: AtomicUsize,
     pub(crate) streams: AtomicUsize,
     pub(crate) stale_reads: AtomicUsize,
+    /// What nodes say of transactions under way, by node.
+    pub(crate) transactions: Mutex<BTreeMap<u32, v1::TransactionsResponse>>,
 }
 
 pub(crate) struct Fake {
@@ -124,6 +131,7 @@ impl Fake {
             frames: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             stale_reads: AtomicUsize::new(0),
+            transactions: Mutex::default(),
         });
         let nodes = (1..).zip(listeners).map(|(id, listener)| Node::start(id, listener, &world)).collect();
         Fake { world, nodes }
@@ -151,6 +159,12 @@ impl Fake {
         self.world.scripts.lock().entry(node).or_default().extend(acts);
     }
 
+    /// Ends all scripts, and forgets what was seen.
+    pub(crate) fn forget(&self) {
+        self.world.scripts.lock().clear();
+        self.world.seen.lock().clear();
+    }
+
     /// As kill -9.
     pub(crate) fn kill(&mut self, node: u32) {
         if let Some(runtime) = self.nodes[node as usize - 1].runtime.take() {
@@ -175,7 +189,7 @@ impl Fake {
     /// The writes that any node saw, acknowledgements left out.
     pub(crate) fn writes(&self) -> Vec<Seen> {
         let seen = self.world.seen.lock();
-        seen.iter().filter(|s| s.request.op.key().is_some()).cloned().collect()
+        seen.iter().filter(|s| s.request.op != Op::Ack).cloned().collect()
     }
 
     /// Some shard goes to another group, with everything in it.
@@ -260,14 +274,16 @@ impl World {
                             out.extend([answer.clone(), answer]);
                         }
                         Act::AnswerAfter(delay) => {
-                            let answer = reply(call.id, &self.apply(&bytes));
-                            let (world, later) = (self.clone(), answers.clone());
-                            tokio::spawn(async move {
-                                tokio::time::sleep(delay).await;
-                                world.send(&later, vec![answer]);
-                            });
+                            self.send_after(delay, answers, reply(call.id, &self.apply(&bytes)));
+                        }
+                        Act::GiveWayAfter(delay, conflict) => {
+                            let refused = reply(call.id, &Reply::Refused(Refusal::Conflict(conflict)));
+                            self.send_after(delay, answers, refused);
                         }
                         Act::Refuse(code) => out.push(self.refuse(node, call.group, call.id, code, false)),
+                        Act::GiveWay(conflict) => {
+                            out.push(reply(call.id, &Reply::Refused(Refusal::Conflict(conflict))));
+                        }
                         Act::RefuseUnknown(code) => {
                             out.push(self.refuse(node, call.group, call.id, code, true))
                         }
@@ -288,6 +304,14 @@ impl World {
             let log_time = self.log_time.load(Ordering::Relaxed);
             let _sent = to.send(Ok(v1::ServerFrame { answers, log_time, hello: None, routing: None }));
         }
+    }
+
+    fn send_after(self: &Arc<Self>, delay: Duration, to: &Answers, answer: v1::Answer) {
+        let (world, later) = (self.clone(), to.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            world.send(&later, vec![answer]);
+        });
     }
 
     /// Who serves a shard, as the log of a group that had it says.
@@ -327,7 +351,9 @@ impl World {
                 let astray = ids.find(|shard| owners[usize::from(shard.0)] != group);
                 astray.unwrap_or(shards[0].shard)
             }
-            Query::Pull { .. } | Query::Duties | Query::Copies => panic!("not a query of clients: {query:?}"),
+            Query::Pull { .. } | Query::Duties | Query::Copies | Query::TxnDuties | Query::Txns => {
+                panic!("not a query of clients: {query:?}")
+            }
         };
         let stale = consistency == v1::Consistency::Stale as i32;
         self.stale_reads.fetch_add(usize::from(stale), Ordering::Relaxed);

@@ -9,3 +9,4 @@ mod fake;
 mod flow;
 mod moving;
 mod operations;
+mod transactions;

@@ -90,9 +90,12 @@ fn a_shell_goes_on_after_an_error() {
 #[test]
 fn a_bench_gives_one_object() {
     let cluster = Fake::start(2);
-    for workload in ["put", "get", "mixed", "append"] {
-        let args =
-            ["-o", "json", "bench", "--workload", workload, "--seconds", "1", "--keys", "50", "--conns", "2"];
+    for workload in
+        [&["put"][..], &["get"], &["mixed"], &["append"], &["txn"], &["txn", "--local"], &["txn", "--across"]]
+    {
+        let mut args =
+            vec!["-o", "json", "bench", "--seconds", "1", "--keys", "50", "--conns", "2", "--workload"];
+        args.extend(workload);
         let (code, stdout, stderr) = run(&cluster, &args);
         assert_eq!(code, 0, "{stderr}");
         let told: serde_json::Value = serde_json::from_str(&stdout).unwrap();

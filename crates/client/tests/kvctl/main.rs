@@ -9,6 +9,7 @@ mod everyday;
 mod fake;
 mod import;
 mod reshard;
+mod transactions;
 
 use std::ffi::OsStr;
 use std::process::{Command, Output, Stdio};

@@ -11,9 +11,14 @@ use tonic::{Request, Response, Status};
 use wire::v1;
 use wire::v1::admin_server::Admin;
 
+use super::ask::read_here;
 use super::context::{Context, cluster_bytes};
+use super::crash::Point;
 use super::explain;
 use super::trace::Tracing;
+use crate::machine;
+use crate::query::{Answer, Query};
+use crate::txn::TxnStatus;
 use shardmaster::ids::SHARDMASTER;
 
 /// Most slots of one answer.
@@ -83,7 +88,7 @@ impl Administration {
             loss_percent: faults.loss_percent,
             slow: slow.collect(),
             enabled: self.context.faults_enabled,
-            crash_at: String::new(),
+            crash_at: self.context.crash.get().map_or("", Point::name).to_string(),
         }
     }
 
@@ -119,6 +124,22 @@ fn slot_view(view: &SlotView) -> v1::SlotView {
         has_ballot: view.ballot.is_some(),
         entry: view.entry.clone(),
         bytes: view.bytes,
+    }
+}
+
+fn transaction(group: GroupId, txn: TxnStatus) -> v1::Transaction {
+    let TxnStatus { attempt, shard, state, since_ms, waits_for, keys } = txn;
+    v1::Transaction {
+        group: group.0,
+        shard: u32::from(shard.0),
+        client: cluster_bytes(Some(attempt.age.client.0)),
+        sequence: attempt.age.sequence.0,
+        home: u32::from(attempt.home.0),
+        attempt: attempt.number,
+        state: state.word().to_string(),
+        since_ms,
+        waits_for: waits_for.into_iter().map(|shard| u32::from(shard.0)).collect(),
+        keys: keys.into_iter().map(Into::into).collect(),
     }
 }
 
@@ -238,16 +259,40 @@ impl Admin for Administration {
         if !self.context.faults_enabled {
             return Err(Status::permission_denied("this node was started without faults.enabled"));
         }
-        let faults = self.checked_faults(request.into_inner())?;
+        let faults = request.into_inner();
+        let crash_at = match faults.crash_at.as_str() {
+            "" => None,
+            name => Some(Point::named(name).ok_or_else(|| {
+                Status::invalid_argument(format!("no step of a transaction is called {name}"))
+            })?),
+        };
+        let faults = self.checked_faults(faults)?;
         self.context.node.set_faults(faults);
+        self.context.crash.set(crash_at);
         Ok(Response::new(self.faults()))
     }
 
+    /// Those of the groups that are led here: each group is told by its leader.
     async fn transactions(
         &self,
         _: Request<v1::TransactionsRequest>,
     ) -> Result<Response<v1::TransactionsResponse>, Status> {
-        Err(Status::unimplemented("transactions"))
+        let me = Some(self.context.directory.node);
+        let mut told = v1::TransactionsResponse::default();
+        let status = self.context.status_or_unavailable().await?;
+        for replica in status.replicas {
+            let group = replica.group;
+            if replica.leader != me || group == SHARDMASTER {
+                continue;
+            }
+            let found = read_here(&self.context, group, machine::Query::Store(Query::Txns)).await;
+            let Some(machine::Answer::Store(Answer::Txns(txns))) = found else { continue };
+            told.groups.push(group.0);
+            // The group counts in its log time, which stands still while nothing is logged.
+            let age = |txn: TxnStatus| TxnStatus { since_ms: txn.since_ms + replica.idle_ms, ..txn };
+            told.transactions.extend(txns.into_iter().map(|txn| transaction(group, age(txn))));
+        }
+        Ok(Response::new(told))
     }
 
     async fn get_faults(&self, _: Request<v1::FaultsRequest>) -> Result<Response<v1::Faults>, Status> {
@@ -262,6 +307,10 @@ mod tests {
     use super::super::fake::FakeNode;
     use super::super::node::Node;
     use super::*;
+    use crate::command::ShardId;
+    use crate::txn::{Age, Attempt, TxnState};
+    use paxos::ids::{ClientId, LogTime, Sequence};
+    use runtime::api::CallResult;
 
     fn service(faults: bool) -> (Arc<FakeNode>, Administration) {
         let node = Arc::new(FakeNode::default());
@@ -302,15 +351,49 @@ mod tests {
 
         let (node, admin) = service(true);
         let told = run(admin.set_faults(Request::new(faults()))).unwrap().into_inner();
-        assert!(told.enabled && told.deaf_to == [2]);
+        assert!(told.enabled && told.deaf_to == [2] && told.crash_at.is_empty());
+        let crashing = v1::Faults { crash_at: "prepare-logged".to_string(), ..faults() };
+        let told = run(admin.set_faults(Request::new(crashing))).unwrap().into_inner();
+        assert_eq!(told.crash_at, "prepare-logged");
+        let told = run(admin.set_faults(Request::new(faults()))).unwrap().into_inner();
+        assert!(told.crash_at.is_empty(), "it is set anew, like the others");
         assert_eq!(Node::faults(&*node).loss_percent, 10);
         for wrong in [
             v1::Faults { loss_percent: 101, ..faults() },
             v1::Faults { mute_to: vec![9], ..faults() },
+            v1::Faults { crash_at: "somewhere".to_string(), ..faults() },
             v1::Faults { slow: vec![v1::SlowLink { node: 2, delay_ms: 70_000 }], ..faults() },
         ] {
             assert!(run(admin.set_faults(Request::new(wrong))).is_err());
         }
+    }
+
+    #[test]
+    fn transactions_of_the_groups_led_here_are_told() {
+        let (node, admin) = service(false);
+        let age = Age { sent_at: LogTime(1), client: ClientId(0xab), sequence: Sequence(9) };
+        let attempt = Attempt { home: ShardId(3), number: 5, age };
+        let status = TxnStatus {
+            attempt,
+            shard: ShardId(200),
+            state: TxnState::Prepared,
+            since_ms: 70,
+            waits_for: Vec::new(),
+            keys: vec![b"k".to_vec()],
+        };
+        *node.respond.lock() = Some(Box::new(move |(group, _, _)| {
+            let txns = if *group == GroupId(2) { vec![status.clone()] } else { Vec::new() };
+            CallResult::Found(machine::Answer::Store(Answer::Txns(txns)))
+        }));
+        let ask = || run(admin.transactions(Request::new(v1::TransactionsRequest {}))).unwrap().into_inner();
+        assert_eq!(ask(), v1::TransactionsResponse::default(), "another node leads");
+        *node.leader.lock() = Some(NodeId(1));
+        let told = ask();
+        assert_eq!((told.groups, told.transactions.len()), (vec![1, 2], 1));
+        let txn = &told.transactions[0];
+        assert_eq!((txn.group, txn.shard, txn.home, txn.attempt), (2, 200, 3, 5));
+        assert_eq!((txn.state.as_str(), txn.since_ms, txn.sequence), ("prepared", 100, 9));
+        assert_eq!((txn.client.as_ref(), &*txn.keys), (&0xab_u128.to_be_bytes()[..], &["k".into()][..]));
     }
 
     #[test]

@@ -17,9 +17,11 @@ use tokio::sync::oneshot;
 use tonic::transport::{Channel, Endpoint};
 use wire::v1;
 use wire::v1::group_answer::Result as Answered;
+use wire::v1::group_call::Kind as Asked;
 use wire::v1::groups_client::GroupsClient;
 
-use super::context::Context;
+use super::context::{Context, count};
+use super::groups;
 use crate::machine::{self, Machine};
 
 /// One node is waited for so long.
@@ -43,10 +45,10 @@ pub(crate) enum Unanswered {
 }
 
 /// What is asked; the same in every try.
-#[derive(Clone)]
 enum Question {
     Write(Bytes),
     Read(Bytes),
+    Writes(Vec<Bytes>),
 }
 
 /// See the module.
@@ -84,15 +86,56 @@ pub(crate) async fn ask_here(
     wait.await.ok()
 }
 
+/// Takes the answers of calls that were handed over together.
+struct AllAnswers(Mutex<Collected>);
+
+struct Collected {
+    answers: Vec<Option<CallResult<Machine>>>,
+    left: usize,
+    done: Option<oneshot::Sender<Vec<CallResult<Machine>>>>,
+}
+
+impl Sink<Machine> for AllAnswers {
+    fn answer(&self, call: u64, result: CallResult<Machine>, _log_time: u64) {
+        let mut collected = self.0.lock();
+        let place = usize::try_from(call).ok().and_then(|call| collected.answers.get_mut(call));
+        let Some(place @ None) = place else { return };
+        *place = Some(result);
+        collected.left -= 1;
+        if collected.left == 0
+            && let Some(done) = collected.done.take()
+        {
+            let answers = std::mem::take(&mut collected.answers);
+            // Whoever waited may have given up.
+            let _gone = done.send(answers.into_iter().flatten().collect());
+        }
+    }
+}
+
+/// Hands calls to the node of this process at once. Their answers, in order; `None` if it stops meanwhile.
+pub(crate) async fn ask_all_here(
+    context: &Context,
+    calls: Vec<(GroupId, Call<Machine>)>,
+) -> Option<Vec<CallResult<Machine>>> {
+    if calls.is_empty() {
+        return Some(Vec::new());
+    }
+    let (done, wait) = oneshot::channel();
+    let (left, answers) = (calls.len(), calls.iter().map(|_| None).collect());
+    let sink: Arc<dyn Sink<Machine>> =
+        Arc::new(AllAnswers(Mutex::new(Collected { answers, left, done: Some(done) })));
+    let mut numbered = calls.into_iter().zip(0..).map(|((group, call), at)| (group, call, at)).collect();
+    context.node.submit(&mut numbered, &sink);
+    drop(sink);
+    wait.await.ok()
+}
+
 /// What a try came to.
 enum Tried {
-    Answered(v1::GroupAnswer),
+    /// One answer a write, or one to the read.
+    Answered(Vec<v1::GroupAnswer>),
     /// Ask `leader`, if it is known; else somebody else.
-    Elsewhere {
-        leader: Option<NodeId>,
-        unknown: bool,
-        why: String,
-    },
+    Elsewhere { leader: Option<NodeId>, unknown: bool, why: String },
 }
 
 impl Asker {
@@ -117,7 +160,7 @@ impl Asker {
     /// # Errors
     /// [`Unanswered`].
     pub(crate) async fn write(&self, to: GroupRef, request: Vec<u8>) -> Result<machine::Reply, Unanswered> {
-        let answer = self.ask(to, Question::Write(request.into())).await?;
+        let answer = self.ask_one(to, Question::Write(request.into())).await?;
         let decoded = match answer.result {
             Some(Answered::Reply(bytes)) => machine::Reply::decode(to.group, &bytes),
             Some(Answered::Found(_) | Answered::Refusal(_)) | None => None,
@@ -134,7 +177,7 @@ impl Asker {
         to: GroupRef,
         query: &machine::Query,
     ) -> Result<machine::Answer, Unanswered> {
-        let answer = self.ask(to, Question::Read(query.encode().into())).await?;
+        let answer = self.ask_one(to, Question::Read(query.encode().into())).await?;
         let decoded = match answer.result {
             Some(Answered::Found(bytes)) => machine::Answer::decode(to.group, &bytes),
             Some(Answered::Reply(_) | Answered::Refusal(_)) | None => None,
@@ -142,7 +185,29 @@ impl Asker {
         decoded.ok_or_else(|| Unanswered::NotExecuted("an answer that can't be read".to_string()))
     }
 
-    async fn ask(&self, to: GroupRef, question: Question) -> Result<v1::GroupAnswer, Unanswered> {
+    /// Puts encoded requests into the log of `to`, all at once. A reply for each, in order; none where it was refused.
+    ///
+    /// # Errors
+    /// [`Unanswered`], if none of them was answered.
+    pub(crate) async fn write_all(
+        &self,
+        to: GroupRef,
+        requests: Vec<Bytes>,
+    ) -> Result<Vec<Option<machine::Reply>>, Unanswered> {
+        let answers = self.ask(to, Question::Writes(requests)).await?;
+        let reply = |answer: v1::GroupAnswer| match answer.result {
+            Some(Answered::Reply(bytes)) => machine::Reply::decode(to.group, &bytes),
+            Some(Answered::Found(_) | Answered::Refusal(_)) | None => None,
+        };
+        Ok(answers.into_iter().map(reply).collect())
+    }
+
+    async fn ask_one(&self, to: GroupRef, question: Question) -> Result<v1::GroupAnswer, Unanswered> {
+        let answers = self.ask(to, question).await?;
+        answers.into_iter().next().ok_or_else(|| Unanswered::Unknown("no answer".to_string()))
+    }
+
+    async fn ask(&self, to: GroupRef, question: Question) -> Result<Vec<v1::GroupAnswer>, Unanswered> {
         let members = self.members(to);
         let mut believed = self.believed(to.group);
         let mut next = members.iter().copied().cycle();
@@ -151,9 +216,9 @@ impl Asker {
         for _ in 0..TRIES {
             let Some(node) = believed.take().or_else(|| next.next()) else { break };
             match self.ask_node(node, to, &question).await {
-                Tried::Answered(answer) => {
+                Tried::Answered(answers) => {
                     self.leaders.lock().insert(to.group, node);
-                    return Ok(answer);
+                    return Ok(answers);
                 }
                 Tried::Elsewhere { leader, unknown, why: reason } => {
                     may_be_executed |= unknown;
@@ -184,48 +249,88 @@ impl Asker {
     }
 
     async fn ask_node(&self, node: NodeId, to: GroupRef, question: &Question) -> Tried {
-        let (kind, writes) = match question {
-            Question::Write(request) => (v1::group_call::Kind::Write(request.clone()), true),
-            Question::Read(query) => (v1::group_call::Kind::Read(query.clone()), false),
-        };
-        let from = self.context.directory.node.0;
-        let call = v1::GroupCall { group: to.group.0, generation: to.generation.0, from, kind: Some(kind) };
         let elsewhere = |why: String, unknown| Tried::Elsewhere { leader: None, unknown, why };
-        let answer = if node == self.context.directory.node {
-            match tokio::time::timeout(TRY, super::groups::answer(&self.context, call)).await {
-                Ok(answer) => answer,
-                Err(_) => return elsewhere(format!("{node} doesn't answer"), writes),
-            }
-        } else if is_cut(&self.context, node) {
+        if node != self.context.directory.node && is_cut(&self.context, node) {
             return elsewhere(format!("{node} doesn't answer"), false);
-        } else {
-            let Some(channel) = self.channel(node) else {
-                return elsewhere(format!("{node} has no address"), false);
-            };
-            let mut client = GroupsClient::new(channel)
-                .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
-            match tokio::time::timeout(TRY, client.submit(call)).await {
-                Ok(Ok(answer)) => answer.into_inner(),
-                Ok(Err(status)) => return elsewhere(format!("{node}: {}", status.message()), writes),
-                Err(_) => return elsewhere(format!("{node} doesn't answer"), writes),
-            }
-        };
-        match answer.result {
-            Some(Answered::Refusal(refusal)) => Tried::Elsewhere {
-                leader: (refusal.leader != 0).then_some(NodeId(refusal.leader)),
-                unknown: refusal.outcome() == v1::Outcome::Unknown,
-                why: format!("{node}: {}", refusal.message),
-            },
-            Some(_) => Tried::Answered(answer),
-            None => elsewhere(format!("{node} sent no answer"), writes),
         }
+        let writes = !matches!(question, Question::Read(_));
+        let answers = match tokio::time::timeout(TRY, self.answers_of(node, to, question)).await {
+            Ok(Ok(answers)) => answers,
+            Ok(Err(why)) => return elsewhere(format!("{node}: {why}"), writes),
+            Err(_) => return elsewhere(format!("{node} doesn't answer"), writes),
+        };
+        // Some of many may be refused while others are answered: that says nothing about who leads.
+        let refusals = answers.iter().map_while(|answer| match &answer.result {
+            Some(Answered::Refusal(refusal)) => Some(refusal),
+            Some(Answered::Reply(_) | Answered::Found(_)) | None => None,
+        });
+        let refusals: Vec<&v1::Refusal> = refusals.collect();
+        match refusals.first() {
+            Some(first) if refusals.len() == answers.len() => Tried::Elsewhere {
+                leader: (first.leader != 0).then_some(NodeId(first.leader)),
+                unknown: refusals.iter().any(|refusal| refusal.outcome() == v1::Outcome::Unknown),
+                why: format!("{node}: {}", first.message),
+            },
+            Some(_) | None if answers.iter().all(|answer| answer.result.is_some()) => {
+                Tried::Answered(answers)
+            }
+            Some(_) | None => elsewhere(format!("{node} sent no answer"), writes),
+        }
+    }
+
+    /// As many answers as there are questions; else why there are none.
+    async fn answers_of(
+        &self,
+        node: NodeId,
+        to: GroupRef,
+        question: &Question,
+    ) -> Result<Vec<v1::GroupAnswer>, String> {
+        let (group, generation, from) = (to.group.0, to.generation.0, self.context.directory.node.0);
+        let one = |kind| v1::GroupCall { group, generation, from, kind: Some(kind) };
+        let many = |writes: &[Bytes]| v1::GroupCalls { group, generation, from, writes: writes.to_vec() };
+        if node == self.context.directory.node {
+            return Ok(match question {
+                Question::Write(request) => {
+                    vec![groups::answer(&self.context, one(Asked::Write(request.clone()))).await]
+                }
+                Question::Read(query) => {
+                    vec![groups::answer(&self.context, one(Asked::Read(query.clone()))).await]
+                }
+                Question::Writes(requests) => groups::answer_all(&self.context, many(requests)).await,
+            });
+        }
+        let mut client = self.client(node).ok_or("it has no address")?;
+        slow_down(&self.context, node).await;
+        let told = |status: tonic::Status| status.message().to_string();
+        match question {
+            Question::Write(request) => {
+                let answer = client.submit(one(Asked::Write(request.clone()))).await.map_err(told)?;
+                Ok(vec![answer.into_inner()])
+            }
+            Question::Read(query) => {
+                let answer = client.submit(one(Asked::Read(query.clone()))).await.map_err(told)?;
+                Ok(vec![answer.into_inner()])
+            }
+            Question::Writes(requests) => {
+                count(&self.context.traffic.group_calls, 1);
+                count(&self.context.traffic.group_entries, requests.len() as u64);
+                let answers = client.submit_many(many(requests)).await.map_err(told)?.into_inner().answers;
+                let fits = answers.len() == requests.len();
+                fits.then_some(answers).ok_or_else(|| "other answers than were asked for".to_string())
+            }
+        }
+    }
+
+    fn client(&self, node: NodeId) -> Option<GroupsClient<Channel>> {
+        let client = GroupsClient::new(self.channel(node)?);
+        let max = wire::MESSAGE_BYTES_MAX;
+        Some(client.max_decoding_message_size(max).max_encoding_message_size(max))
     }
 
     /// What a node says of its load; `None` if it doesn't.
     pub(crate) async fn load_of(&self, node: NodeId) -> Option<v1::LoadResponse> {
         if node == self.context.directory.node {
-            return super::groups::load(&self.context).await;
+            return groups::load(&self.context).await;
         }
         let mut client = GroupsClient::new(self.channel(node)?);
         client.load(v1::LoadRequest {}).await.ok().map(tonic::Response::into_inner)
@@ -258,6 +363,14 @@ pub(crate) fn is_cut(context: &Context, node: NodeId) -> bool {
 pub(crate) fn is_lost(context: &Context) -> bool {
     let percent = context.node.faults().loss_percent;
     percent > 0 && rand::random_range(0..100) < percent
+}
+
+/// Waits as long as a fault that was injected delays what goes to `node`.
+async fn slow_down(context: &Context, node: NodeId) {
+    let faults = context.node.faults();
+    if let Some((_, ms)) = faults.slow.iter().find(|(slow, _)| *slow == node) {
+        tokio::time::sleep(Duration::from_millis(u64::from(*ms))).await;
+    }
 }
 
 /// A read of the state that is here, however old.

@@ -12,9 +12,11 @@ use tonic::Status;
 use wire::v1;
 
 use super::config::{Config, Serving};
+use super::crash::Crash;
 use super::directory::Directory;
 use super::latency::Latencies;
 use super::node::Node;
+use super::outcomes::Outcomes;
 use crate::command::{KEY_BYTES_MAX, ShardId, VALUE_BYTES_MAX};
 use crate::routing::SHARDS_MAX;
 
@@ -47,6 +49,8 @@ pub(crate) struct Traffic {
     pub(crate) unary_calls: AtomicU64,
     pub(crate) connections_refused: AtomicU64,
     pub(crate) connections_silent: AtomicU64,
+    pub(crate) group_calls: AtomicU64,
+    pub(crate) group_entries: AtomicU64,
 }
 
 /// Adds to a counter that only grows.
@@ -85,7 +89,9 @@ pub(crate) struct Context {
     pub(crate) directory: Directory,
     pub(crate) serving: Serving,
     pub(crate) faults_enabled: bool,
+    pub(crate) crash: Crash,
     pub(crate) traffic: Traffic,
+    pub(crate) outcomes: Outcomes,
     pub(crate) loads: Loads,
     pub(crate) latencies: Latencies,
     phase: watch::Sender<Phase>,
@@ -102,7 +108,9 @@ impl Context {
             directory,
             serving: config.serving.clone(),
             faults_enabled: config.faults,
+            crash: Crash::default(),
             traffic: Traffic::default(),
+            outcomes: Outcomes::default(),
             phase: watch::Sender::new(Phase::Serving),
             log_time: AtomicU64::new(0),
         }

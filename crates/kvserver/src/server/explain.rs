@@ -11,6 +11,7 @@ use shardmaster::ids::SHARDMASTER;
 use crate::entry::{GroupCommand, GroupRequest, is_group_request};
 use crate::handoff::HandoffCommand;
 use crate::request::{OpView, RequestView};
+use crate::txn::{Decision, Txn, TxnCommand};
 
 /// Longest part of a key or value that is shown, in bytes.
 const SHOWN_BYTES: usize = 40;
@@ -24,7 +25,7 @@ pub(crate) fn lines(group: GroupId, batch: &Bytes) -> Vec<String> {
     let stamp = format!("batch at {}", view.time);
     let requests = view.map(|request| match request {
         Ok(bytes) if group == SHARDMASTER => master_line(bytes),
-        Ok(bytes) if is_group_request(bytes) => handoff_line(bytes),
+        Ok(bytes) if is_group_request(bytes) => group_line(bytes),
         Ok(bytes) => line(bytes),
         Err(error) => format!("unreadable: {error}"),
     });
@@ -55,12 +56,34 @@ fn master_line(request: &[u8]) -> String {
     }
 }
 
-fn handoff_line(request: &[u8]) -> String {
+fn group_line(request: &[u8]) -> String {
     let Ok(request) = GroupRequest::decode(request) else { return unreadable(request) };
-    let command = match request.command {
-        GroupCommand::Handoff(command) => command,
-        GroupCommand::Txn(command) => return format!("transaction {command:?}"),
-    };
+    match request.command {
+        GroupCommand::Handoff(command) => handoff_line(command),
+        GroupCommand::Txn(command) => txn_line(&command),
+    }
+}
+
+fn txn_line(command: &TxnCommand) -> String {
+    let attempt = command.attempt();
+    let txn = format!(
+        "txn {}{} try {}/{}",
+        attempt.age.client, attempt.age.sequence, attempt.home.0, attempt.number
+    );
+    match command {
+        TxnCommand::Prepare { shard, keys, .. } => format!("{txn}: prepare {shard}, {} keys", keys.len()),
+        TxnCommand::Vote { shard, grant, .. } => format!("{txn}: {shard} has voted, lock {}", grant.lock),
+        TxnCommand::Refuse { shard, conflict, .. } => format!("{txn}: {shard} refused, {conflict}"),
+        TxnCommand::Expire { .. } => format!("{txn}: too late"),
+        TxnCommand::Decide { shard, decision: Decision::Commit { lock, writes }, .. } => {
+            format!("{txn}: commit {shard}, {} writes, lock {lock}", writes.len())
+        }
+        TxnCommand::Decide { shard, decision: Decision::Abort, .. } => format!("{txn}: abort {shard}"),
+        TxnCommand::Acked { shard, .. } => format!("{txn}: {shard} is done"),
+    }
+}
+
+fn handoff_line(command: HandoffCommand) -> String {
     match command {
         HandoffCommand::Order(order) => format!("order {order:?}"),
         HandoffCommand::Start { shard, epoch, to } => format!("start {shard} {epoch} to {to}"),
@@ -94,9 +117,16 @@ fn operation(op: &OpView<'_>) -> String {
             format!("cas {} ({} B) -> ({} B)", quoted(key), expected.len(), value.len())
         }
         OpView::Incr { key, by } => format!("incr {} {by:+}", quoted(key)),
-        OpView::Txn(txn) => format!("txn of {} keys", txn.accesses().len()),
+        OpView::Txn(txn) => transaction(txn),
         OpView::Ack => "ack".to_string(),
     }
+}
+
+fn transaction(txn: &Txn) -> String {
+    let keys = txn.accesses().len();
+    let (compares, then, otherwise) = (txn.compares.len(), txn.then.len(), txn.otherwise.len());
+    let first = quoted(txn.first_key().unwrap_or_default());
+    format!("txn {first}, {keys} keys: {compares} compares, {then} then, {otherwise} else")
 }
 
 /// Bytes in quotes, on one line whatever they are, cut if long.
@@ -117,6 +147,7 @@ mod tests {
 
     use super::*;
     use crate::command::{Op, Request, ShardId};
+    use crate::txn::{Access, Age, Attempt, Conflict, Grant, TxnOp};
 
     fn explained(ops: Vec<Op>) -> Vec<String> {
         let mut batch = BatchBuilder::default();
@@ -153,6 +184,48 @@ mod tests {
             "ack by c1234abcd#13",
         ];
         assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn a_transaction_and_its_steps_read_as_a_line() {
+        let copy = |key: &[u8], from: &[u8]| TxnOp::Copy { key: key.to_vec(), from: from.to_vec() };
+        let swap = Txn { then: vec![copy(b"a", b"b"), copy(b"b", b"a")], ..Txn::default() };
+        let line = "txn \"a\", 2 keys: 0 compares, 2 then, 0 else by c1234abcd#7";
+        assert_eq!(explained(vec![Op::Txn(Box::new(swap))])[1], line);
+
+        let client = ClientId(0x1234_abcd << 96);
+        let age = Age { sent_at: LogTime(1), client, sequence: Sequence(7) };
+        let attempt = Attempt { home: ShardId(3), number: 12, age };
+        let shard = ShardId(9);
+        let grant = Grant { lock: 4, found: Vec::new() };
+        let commit = Decision::Commit { lock: 4, writes: vec![(b"b".to_vec(), None)] };
+        let commands = [
+            TxnCommand::Prepare { attempt, shard, keys: vec![(b"b".to_vec(), Access::default())] },
+            TxnCommand::Vote { attempt, shard, grant },
+            TxnCommand::Refuse { attempt, shard, conflict: Conflict::Moving },
+            TxnCommand::Expire { attempt },
+            TxnCommand::Decide { attempt, shard, decision: commit },
+            TxnCommand::Decide { attempt, shard, decision: Decision::Abort },
+            TxnCommand::Acked { attempt, shard },
+        ];
+        let expected = [
+            "prepare shard 9, 1 keys",
+            "shard 9 has voted, lock 4",
+            "shard 9 refused, a shard of the transaction is about to move",
+            "too late",
+            "commit shard 9, 1 writes, lock 4",
+            "abort shard 9",
+            "shard 9 is done",
+        ];
+        let mut batch = BatchBuilder::default();
+        for command in commands {
+            let (client, sequence) = (ClientId(1), Sequence(1));
+            batch.push(&GroupRequest { client, sequence, command: command.into() }.encode());
+        }
+        let lines = lines(GroupId(1), &batch.finish(LogTime(42)).into());
+        let expected: Vec<String> =
+            expected.iter().map(|words| format!("txn c1234abcd#7 try 3/12: {words}")).collect();
+        assert_eq!(lines[1..], expected);
     }
 
     #[test]

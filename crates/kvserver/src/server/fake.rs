@@ -12,6 +12,7 @@ use super::config::Config;
 use super::context::Context;
 use super::node::{Node, Numbered};
 use crate::machine::Machine;
+use crate::txn::TxnDuty;
 
 /// Calls with who is answered.
 type Submitted = (Vec<Numbered>, Arc<dyn Sink<Machine>>);
@@ -22,6 +23,8 @@ pub(crate) struct FakeNode {
     waiting: Mutex<Vec<Submitted>>,
     /// Answers each call at once, if set.
     pub(crate) respond: Mutex<Option<Respond>>,
+    /// What is taken as due.
+    pub(crate) dues: Mutex<Vec<(GroupId, TxnDuty)>>,
     pub(crate) log: Mutex<Option<LogView>>,
     pub(crate) condition: Mutex<String>,
     pub(crate) leader: Mutex<Option<NodeId>>,
@@ -35,6 +38,7 @@ impl Default for FakeNode {
         FakeNode {
             waiting: Mutex::default(),
             respond: Mutex::default(),
+            dues: Mutex::default(),
             log: Mutex::default(),
             condition: Mutex::new("ok".to_string()),
             leader: Mutex::new(Some(NodeId(2))),
@@ -79,6 +83,7 @@ impl FakeNode {
             log_bytes: 100,
             state_bytes: 200,
             log_time: 5000,
+            idle_ms: 30,
             voters: vec![NodeId(1), NodeId(2), NodeId(3)],
             state_hash: 0xabc,
             counts: Counts { shards: 128, ..Counts::default() },
@@ -90,10 +95,23 @@ impl FakeNode {
 impl Node for FakeNode {
     fn submit(&self, calls: &mut Vec<Numbered>, sink: &Arc<dyn Sink<Machine>>) {
         let calls = std::mem::take(calls);
-        match &*self.respond.lock() {
-            Some(respond) => calls.iter().for_each(|call| sink.answer(call.2, respond(call), 1000)),
+        let results: Option<Vec<_>> =
+            self.respond.lock().as_ref().map(|respond| calls.iter().map(respond).collect());
+        // An answer may call for more, which comes here, too.
+        match results {
+            Some(results) => {
+                calls.iter().zip(results).for_each(|(call, result)| sink.answer(call.2, result, 1000));
+            }
             None => self.waiting.lock().push((calls, sink.clone())),
         }
+    }
+
+    fn take_due(&self) -> Vec<(GroupId, TxnDuty)> {
+        std::mem::take(&mut *self.dues.lock())
+    }
+
+    async fn due(&self) {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
 
     fn leaders(&self) -> Vec<(GroupId, Option<NodeId>)> {

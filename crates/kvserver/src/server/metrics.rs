@@ -72,7 +72,7 @@ const REPLICA_GAUGES: &[(&str, &str, OfReplica)] = &[
 
 impl Collector for NodeCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for (name, help, counter) in self.counters() {
+        for (name, help, counter) in self.counters().into_iter().chain(self.context.outcomes.all()) {
             let counter = ConstCounter::new(counter.load(Ordering::Relaxed));
             counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
         }
@@ -112,7 +112,7 @@ fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64
 }
 
 impl NodeCollector {
-    fn counters(&self) -> [(&'static str, &'static str, &AtomicU64); 25] {
+    fn counters(&self) -> [(&'static str, &'static str, &AtomicU64); 27] {
         let node = self.context.node.counters();
         let port = &self.context.traffic;
         [
@@ -143,6 +143,8 @@ impl NodeCollector {
             ("calls", "Calls on streams", &port.calls),
             ("calls_rejected", "Calls on streams that were never handed to the node", &port.calls_rejected),
             ("unary_calls", "Unary calls", &port.unary_calls),
+            ("group_calls", "Calls to other groups about transactions", &port.group_calls),
+            ("group_entries", "What was asked in them", &port.group_entries),
             ("connections_refused", "Connections over the limit", &port.connections_refused),
             ("connections_silent", "Connections closed since nothing came", &port.connections_silent),
         ]

@@ -11,6 +11,8 @@ mod ask;
 mod balance;
 pub mod config;
 mod context;
+mod courier;
+mod crash;
 mod director;
 mod directory;
 mod door;
@@ -22,6 +24,7 @@ mod http;
 mod latency;
 mod metrics;
 mod node;
+mod outcomes;
 mod page;
 mod ready;
 mod refusal;
@@ -30,7 +33,9 @@ mod session;
 mod shardmaster;
 mod stream;
 mod trace;
+mod transactions;
 mod unary;
+mod unary_txn;
 
 use std::io;
 use std::net::SocketAddr;
@@ -66,6 +71,7 @@ use door::Door;
 use groups::BetweenGroups;
 use node::Node;
 use security::Security;
+use transactions::TxnAgent;
 
 /// Window of one HTTP/2 stream, in bytes.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -153,6 +159,7 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
     let context = Arc::new(Context::new(Arc::new(handle.clone()), &config));
     let agent = Agent::new(context.clone());
     let balancer = Balancer::new(context.clone(), agent.clone());
+    let transactions = TxnAgent::new(context.clone(), agent.clone());
     let myself = myself(&config, &handle);
     let director = Director::new(context.clone(), handle.clone(), agent.clone(), myself);
     between.begin(context.clone());
@@ -204,6 +211,8 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
     others.spawn(http::serve(Door::new(http, context.clone()), context.clone(), tokens));
     others.spawn(ready::keep_told(context.clone(), health.clone()));
     others.spawn(agent.run());
+    others.spawn(transactions.clone().act());
+    others.spawn(transactions.look());
     others.spawn(balancer.run());
     others.spawn(director.run());
     tracing::info!(node = config.node, %client_addr, %http_addr, "serving");

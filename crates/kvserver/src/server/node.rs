@@ -8,6 +8,7 @@ use tokio::sync::broadcast;
 use tonic::async_trait;
 
 use crate::machine::Machine;
+use crate::txn::TxnDuty;
 
 /// A call with its group and the number under which it is answered.
 pub(crate) type Numbered = (GroupId, Call<Machine>, u64);
@@ -17,6 +18,10 @@ pub(crate) type Numbered = (GroupId, Call<Machine>, u64);
 pub(crate) trait Node: Send + Sync {
     /// Takes all `calls`; each is answered through `sink`, once.
     fn submit(&self, calls: &mut Vec<Numbered>, sink: &Arc<dyn Sink<Machine>>);
+    /// What the groups led here came to owe since the last time.
+    fn take_due(&self) -> Vec<(GroupId, TxnDuty)>;
+    /// Returns when there may be something of it. For one task.
+    async fn due(&self);
     fn leaders(&self) -> Vec<(GroupId, Option<NodeId>)>;
     /// The life of the group that a replica here is of.
     fn generation(&self, group: GroupId) -> Option<Generation>;
@@ -34,6 +39,14 @@ pub(crate) trait Node: Send + Sync {
 impl Node for Handle<Machine> {
     fn submit(&self, calls: &mut Vec<Numbered>, sink: &Arc<dyn Sink<Machine>>) {
         self.call_many(calls.drain(..), sink);
+    }
+
+    fn take_due(&self) -> Vec<(GroupId, TxnDuty)> {
+        Handle::take_due(self)
+    }
+
+    async fn due(&self) {
+        Handle::due(self).await;
     }
 
     fn leaders(&self) -> Vec<(GroupId, Option<NodeId>)> {

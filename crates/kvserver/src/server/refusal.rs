@@ -8,6 +8,7 @@ use wire::v1;
 
 use super::directory::Directory;
 use crate::command::{Refusal, Reply};
+use crate::txn::TxnError;
 
 /// Code of a refusal: `NOT_LEADER`, …
 pub(crate) const CODE_KEY: &str = "synod-code";
@@ -15,6 +16,8 @@ pub(crate) const CODE_KEY: &str = "synod-code";
 pub(crate) const OUTCOME_KEY: &str = "synod-outcome";
 /// `host:port` of the leader, where it is known.
 pub(crate) const LEADER_KEY: &str = "synod-leader";
+/// Operation of a transaction that couldn't be done, from 0.
+pub(crate) const OPERATION_KEY: &str = "synod-operation";
 /// Version of the value that a cas met.
 pub(crate) const VERSION_KEY: &str = "synod-version";
 
@@ -136,13 +139,23 @@ pub(crate) fn status_of_reply(reply: &Reply, only_try: bool) -> Status {
         Reply::ValueTooLarge => {
             status(Code::ResourceExhausted, "the value would be too large", "TOO_LARGE", executed)
         }
+        Reply::TxnFailed { op, error } => {
+            let (code, word) = match error {
+                TxnError::NotANumber => (Code::FailedPrecondition, "NOT_A_NUMBER"),
+                TxnError::Mismatch => (Code::FailedPrecondition, "MISMATCH"),
+                TxnError::TooLarge => (Code::ResourceExhausted, "TOO_LARGE"),
+            };
+            let message = format!("operation {op}: {error}; the transaction had no effect");
+            let mut status = status(code, &message, word, executed);
+            insert(status.metadata_mut(), OPERATION_KEY, &op.to_string());
+            status
+        }
         Reply::Refused(refusal) => status_of_session(refusal, only_try),
         Reply::Written { .. }
         | Reply::Deleted { .. }
         | Reply::Number { .. }
         | Reply::Acked
         | Reply::Txn(_)
-        | Reply::TxnFailed { .. }
         | Reply::Between(_)
         | Reply::Handoff(_) => {
             status(Code::Internal, "an answer to another operation", "MISMATCHED_REPLY", v1::Outcome::Unknown)
@@ -252,6 +265,22 @@ mod tests {
         let status = status_of_reply(&Reply::Mismatch { version: 9 }, true);
         assert_eq!((status.code(), meta(&status, VERSION_KEY)), (Code::FailedPrecondition, "9".to_string()));
         assert_eq!(meta(&status, OUTCOME_KEY), "executed");
+    }
+
+    #[test]
+    fn a_transaction_that_failed_names_the_operation() {
+        let status = status_of_reply(&Reply::TxnFailed { op: 3, error: TxnError::Mismatch }, true);
+        assert_eq!(
+            (status.code(), meta(&status, CODE_KEY)),
+            (Code::FailedPrecondition, "MISMATCH".to_string())
+        );
+        assert_eq!(
+            (meta(&status, OPERATION_KEY), meta(&status, OUTCOME_KEY)),
+            ("3".into(), "executed".into())
+        );
+        let conflict = Reply::Refused(Refusal::Conflict(crate::txn::Conflict::Older));
+        let status = status_of_reply(&conflict, true);
+        assert_eq!((status.code(), meta(&status, OUTCOME_KEY)), (Code::Aborted, "not executed".to_string()));
     }
 
     #[test]

@@ -21,8 +21,10 @@ use super::answers::{Answers, Kind, Outgoing};
 use super::context::{Context, Phase, count};
 use super::node::Numbered;
 use super::refusal::{Rejected, refusal_of};
+use crate::command::Reply;
 use crate::machine::{self, Machine};
 use crate::query::Answer;
+use crate::txn::TxnResult;
 
 /// How often an idle stream hears the log time.
 const KEEPALIVE: Duration = Duration::from_secs(2);
@@ -145,21 +147,18 @@ impl Incoming {
     fn take(&mut self, call: v1::Call) -> Result<(), Rejected> {
         let id = call.id;
         let group = GroupId(call.group);
-        let Admitted { call, shard } = admit(self.context.directory.shards(), call)?;
+        let Admitted { call, about } = admit(self.context.directory.shards(), call)?;
         let calls_max = self.context.serving.stream_calls;
         let of = self.calls_to(group).ok_or(Rejected::UnknownGroup)?;
         if of.sink.in_flight.load(Ordering::Relaxed) >= calls_max {
             return Err(Rejected::Busy);
         }
         of.sink.in_flight.fetch_add(1, Ordering::Relaxed);
-        let writes = matches!(call, Call::Write { .. });
-        if writes {
+        if matches!(call, Call::Write { .. }) {
             of.sink.begin_sample(id);
         }
         of.calls.push((group, call, id));
-        if let Some(shard) = shard {
-            self.context.loads.count(shard, writes);
-        }
+        about.count(&self.context.loads);
         Ok(())
     }
 
@@ -219,8 +218,10 @@ impl Sink<Machine> for GroupSink {
         self.context.hear_log_time(log_time);
         let too_slow = match result {
             CallResult::Reply(machine::Reply::Store(reply)) => {
+                self.context.outcomes.count(&reply);
+                let size = size_of_reply(&reply);
                 self.answers
-                    .answer(call, Kind::Reply, 0, log_time, |buffer| codec::encode_into(&reply, buffer))
+                    .answer(call, Kind::Reply, size, log_time, |buffer| codec::encode_into(&reply, buffer))
             }
             CallResult::Found(machine::Answer::Store(answer)) => {
                 let size = size_of_answer(&answer);
@@ -238,6 +239,20 @@ impl Sink<Machine> for GroupSink {
         if too_slow {
             count(&self.context.traffic.streams_too_slow, 1);
         }
+    }
+}
+
+/// About how many bytes a reply takes beside what every answer does.
+fn size_of_reply(reply: &Reply) -> usize {
+    match reply {
+        Reply::Txn(reply) => {
+            let size = |result: &TxnResult| match result {
+                TxnResult::Value(value) => 10 + value.as_ref().map_or(0, |(value, _)| value.len()),
+                _ => 10,
+            };
+            reply.results.iter().map(size).sum()
+        }
+        _ => 0,
     }
 }
 
@@ -269,7 +284,7 @@ mod tests {
 
     use super::super::fake::FakeNode;
     use super::*;
-    use crate::command::{Op, Reply, Request as Write, ShardId};
+    use crate::command::{Op, Request as Write, ShardId};
 
     struct Rig {
         node: Arc<FakeNode>,

@@ -1,8 +1,9 @@
 //! The unary service, for grpcurl and languages without a client of ours. A call that this node can't answer fails with
-//! a status; its metadata says where the leader is and whether the call had an effect. Nothing is forwarded or retried.
+//! a status; its metadata says where the leader is and whether the call had an effect. Nothing is forwarded, and nothing
+//! is retried but a transaction that had to give way.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use paxos::codec;
@@ -21,13 +22,18 @@ use super::refusal::{
     Rejected, refusal_of, status_of, status_of_reply, status_of_session, status_of_timeout,
 };
 use super::session::{Sessions, Ticket};
-use crate::command::{Op, Refusal, Reply, Request as Write, ShardId, shard_of};
+use super::unary_txn::{response_of, txn_of};
+use crate::command::{BusyReason, Op, Refusal, Reply, Request as Write, ShardId, shard_of};
 use crate::machine::{self, Machine};
 use crate::query::{Answer, Query, SCAN_PAIRS_MAX, ShardCursor};
 use crate::routing::SHARDS_MAX;
+use crate::txn::{Conflict, Txn, TxnReply};
 
 /// A call without a deadline of its own is given up after this time.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// First pause of a transaction that had to give way, and the longest; each is about twice the one before.
+const PAUSE_MIN: Duration = Duration::from_millis(2);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
 /// Calls under way at once; above it they are refused as busy.
 const CALLS_MAX: usize = 4096;
 
@@ -50,6 +56,15 @@ impl Unary {
 
     /// Hands one call to the node and waits for its answer.
     async fn call(&self, group: GroupId, call: Call<Machine>) -> Result<CallResult<Machine>, Status> {
+        self.call_within(CALL_TIMEOUT, group, call).await
+    }
+
+    async fn call_within(
+        &self,
+        timeout: Duration,
+        group: GroupId,
+        call: Call<Machine>,
+    ) -> Result<CallResult<Machine>, Status> {
         count(&self.context.traffic.unary_calls, 1);
         if self.context.phase() > Phase::Serving {
             return Err(self.rejected(&Rejected::Stopping));
@@ -60,7 +75,7 @@ impl Unary {
             Call::Read { .. } => v1::Outcome::NotExecuted,
         };
         tokio::select! {
-            answer = tokio::time::timeout(CALL_TIMEOUT, ask_here(&self.context, group, call)) => match answer {
+            answer = tokio::time::timeout(timeout, ask_here(&self.context, group, call)) => match answer {
                 Ok(Some(CallResult::Refused(refused))) => Err(status_of(&self.context.directory.refused(refused))),
                 Ok(Some(result)) => Ok(result),
                 Ok(None) | Err(_) => Err(status_of_timeout(lost)),
@@ -73,11 +88,9 @@ impl Unary {
         let shards = self.context.directory.shards();
         let admitted =
             consistency(consistency_number).and_then(|consistency| admit_query(shards, query, consistency));
-        let Admitted { call, shard } = admitted.map_err(|rejected| self.rejected(&rejected))?;
-        if let Some(shard) = shard {
-            self.context.loads.count(shard, false);
-        }
-        let CallResult::Found(machine::Answer::Store(answer)) = self.call(group, call).await? else {
+        let admitted = admitted.map_err(|rejected| self.rejected(&rejected))?;
+        admitted.about.count(&self.context.loads);
+        let CallResult::Found(machine::Answer::Store(answer)) = self.call(group, admitted.call).await? else {
             return Err(mismatched());
         };
         match answer {
@@ -96,22 +109,65 @@ impl Unary {
         let shard = shard_of(op.key().unwrap_or_default(), self.context.directory.shards());
         let only_try = session.is_none();
         // Held until the answer is there: until then the request counts as unanswered.
-        let (request, _ticket): (Write, Option<Ticket>) = match session {
-            Some(session) => (request_of(session, shard, op)?, None),
-            None => {
-                let ticket = self.sessions.next(shard).ok_or_else(|| self.rejected(&Rejected::Busy))?;
-                (ticket.request(shard, self.context.log_time(), op), Some(ticket))
-            }
-        };
-        let admitted = admit_write(self.context.directory.shards(), Bytes::from(codec::encode(&request)));
-        let Admitted { call, .. } = admitted.map_err(|rejected| self.rejected(&rejected))?;
-        self.context.loads.count(shard, true);
-        match self.call(self.group_of(shard)?, call).await? {
+        let (request, _ticket) = self.request(shard, op, session)?;
+        let admitted = self.admitted(Bytes::from(codec::encode(&request)))?;
+        admitted.about.count(&self.context.loads);
+        match self.call(self.group_of(shard)?, admitted.call).await? {
             CallResult::Reply(machine::Reply::Store(
                 reply @ (Reply::Written { .. } | Reply::Deleted { .. } | Reply::Number { .. } | Reply::Acked),
             )) => Ok(reply),
             CallResult::Reply(machine::Reply::Store(reply)) => Err(status_of_reply(&reply, only_try)),
             CallResult::Reply(_) | CallResult::Found(_) | CallResult::Refused(_) => Err(mismatched()),
+        }
+    }
+
+    /// A request in the caller's session, or in one of this node's own.
+    fn request(
+        &self,
+        shard: ShardId,
+        op: Op,
+        session: Option<v1::Session>,
+    ) -> Result<(Write, Option<Ticket>), Status> {
+        if let Some(session) = session {
+            return Ok((request_of(session, shard, op)?, None));
+        }
+        let ticket = self.sessions.next(shard).ok_or_else(|| self.rejected(&Rejected::Busy))?;
+        Ok((ticket.request(shard, self.context.log_time(), op), Some(ticket)))
+    }
+
+    fn admitted(&self, request: Bytes) -> Result<Admitted, Status> {
+        let admitted = admit_write(self.context.directory.shards(), request);
+        admitted.map_err(|rejected| self.rejected(&rejected))
+    }
+
+    /// Tries a transaction until it runs, while it has to give way: with the same request, so that it grows older than
+    /// what it meets, and is run once.
+    async fn run(&self, txn: Txn, session: Option<v1::Session>) -> Result<TxnReply, Status> {
+        let began = Instant::now();
+        let home = shard_of(txn.first_key().unwrap_or_default(), self.context.directory.shards());
+        let only_try = session.is_none();
+        let (request, _ticket) = self.request(home, Op::Txn(Box::new(txn)), session)?;
+        let request = Bytes::from(codec::encode(&request));
+        self.admitted(request.clone())?.about.count(&self.context.loads);
+        let mut pause = PAUSE_MIN;
+        loop {
+            let left = CALL_TIMEOUT.saturating_sub(began.elapsed());
+            let call = self.admitted(request.clone())?.call;
+            let CallResult::Reply(machine::Reply::Store(reply)) =
+                self.call_within(left, self.group_of(home)?, call).await?
+            else {
+                return Err(mismatched());
+            };
+            self.context.outcomes.count(&reply);
+            let wait = rand::random_range(pause / 2..=pause);
+            match reply {
+                Reply::Txn(reply) => return Ok(*reply),
+                Reply::Refused(refusal) if gives_way(&refusal) && began.elapsed() + wait < CALL_TIMEOUT => {
+                    tokio::time::sleep(wait).await;
+                }
+                reply => return Err(status_of_reply(&reply, only_try)),
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -124,6 +180,27 @@ impl Unary {
             Reply::Written { length, version } => Ok(Response::new(v1::WriteResponse { length, version })),
             reply => Err(status_of_reply(&reply, true)),
         }
+    }
+}
+
+/// Whether the same request may run a little later.
+fn gives_way(refusal: &Refusal) -> bool {
+    match refusal {
+        Refusal::Busy(reason) => match reason {
+            BusyReason::Locked | BusyReason::Moving | BusyReason::Transactions => true,
+            BusyReason::Sessions | BusyReason::Window => false,
+        },
+        Refusal::Conflict(why) => match why {
+            Conflict::Older | Conflict::Moving | Conflict::TimedOut | Conflict::Full => true,
+            Conflict::GivenUp | Conflict::TooLarge => false,
+        },
+        Refusal::Awaiting => true,
+        Refusal::AlreadyAcknowledged
+        | Refusal::SessionExpired
+        | Refusal::FromTheFuture
+        | Refusal::SequenceReused
+        | Refusal::WrongGroup { .. }
+        | Refusal::Invalid => false,
     }
 }
 
@@ -199,8 +276,10 @@ impl Kv for Unary {
         }
     }
 
-    async fn txn(&self, _: Request<v1::TxnRequest>) -> Result<Response<v1::TxnResponse>, Status> {
-        Err(Status::unimplemented("transactions"))
+    async fn txn(&self, request: Request<v1::TxnRequest>) -> Result<Response<v1::TxnResponse>, Status> {
+        let mut request = request.into_inner();
+        let session = request.session.take();
+        Ok(Response::new(response_of(self.run(txn_of(request)?, session).await?)))
     }
 
     /// One page in key order over all groups. Each group is read by itself, so a linearizable scan needs a node that

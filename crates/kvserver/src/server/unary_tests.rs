@@ -140,3 +140,52 @@ fn a_stopping_process_takes_no_call() {
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(status.metadata().get("synod-code").unwrap(), "STOPPING");
 }
+
+/// Swaps two keys of two groups.
+fn swap(session: Option<v1::Session>) -> Request<v1::TxnRequest> {
+    let copy = |key: &'static str, from: &'static str| {
+        let copy = v1::TxnCopy { key: key.into(), from: from.into() };
+        v1::TxnOp { op: Some(v1::txn_op::Op::Copy(copy)) }
+    };
+    let then = vec![copy("a", "b"), copy("b", "a")];
+    Request::new(v1::TxnRequest { then, session, ..v1::TxnRequest::default() })
+}
+
+#[test]
+fn a_transaction_that_gives_way_is_tried_again_as_the_same_request() {
+    let tries = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let seen = tries.clone();
+    let kv = service(move |call| {
+        let Call::Write { request, .. } = &call.1 else { panic!("a read") };
+        let mut tries = seen.lock();
+        tries.push(request.clone());
+        replied(match tries.len() {
+            1 => Reply::Refused(Refusal::Conflict(crate::txn::Conflict::Older)),
+            2 => Reply::Refused(Refusal::Busy(BusyReason::Locked)),
+            3 => Reply::Refused(Refusal::Awaiting),
+            _ => Reply::Txn(Box::new(TxnReply { held: true, results: Vec::new() })),
+        })
+    });
+    let told = run(kv.txn(swap(None))).unwrap().into_inner();
+    assert!(told.held);
+    let tries = tries.lock();
+    assert!(tries.len() == 4 && tries.iter().all(|request| *request == tries[0]));
+    let request: Write = codec::decode(&tries[0]).unwrap();
+    assert_eq!(request.shard, shard_of(b"a", 256), "home is the shard of the first key");
+}
+
+#[test]
+fn a_transaction_that_cant_go_on_says_why() {
+    let refused = |refusal: Refusal| {
+        let kv = service(move |_| replied(Reply::Refused(refusal.clone())));
+        run(kv.txn(swap(None))).unwrap_err()
+    };
+    assert_eq!(refused(Refusal::WrongGroup { owner: None }).code(), Code::Unavailable);
+    assert_eq!(refused(Refusal::Busy(BusyReason::Window)).code(), Code::ResourceExhausted);
+    let kv = service(|_| replied(Reply::TxnFailed { op: 1, error: crate::txn::TxnError::TooLarge }));
+    let status = run(kv.txn(swap(None))).unwrap_err();
+    assert_eq!(status.metadata().get("synod-outcome").unwrap(), "executed");
+    let kv = service(|_| panic!("reached the node"));
+    let status = run(kv.txn(Request::new(v1::TxnRequest::default()))).unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "no key");
+}

@@ -220,7 +220,7 @@ impl Store {
         let RecordState::Undecided(undecided) = &record.state else { return };
         let head = record.head(undecided);
         // The client has moved on: from here on it must not run.
-        if self.shard(attempt.home).is_ok_and(|home| home.sessions().is_given_up(&head)) {
+        if self.shard(attempt.home).is_ok_and(|home| home.sessions().is_over(&head)) {
             return self.give_up(attempt, Conflict::GivenUp, true, step);
         }
         let shards = self.shard_count();

@@ -53,6 +53,7 @@ pub(crate) struct Locks {
     all: OrdMap<u64, Kept<Lock>>,
     // What follows is derived from it.
     by_attempt: OrdMap<(ShardId, u64), u64>,
+    /// Granted ones, ascending.
     by_key: OrdMap<Key, Arc<Vec<Holder>>>,
     /// Oldest first.
     waiting: OrdMap<Rank, u64>,

@@ -76,8 +76,7 @@ impl Store {
             Ok(prepared) => prepared,
             Err(elsewhere) => return elsewhere.txn_answer(),
         };
-        // Those whose home is elsewhere hear of it when they ask again.
-        dropped.iter().for_each(|younger| self.give_up(younger, Conflict::Older, true, step));
+        dropped.iter().for_each(|younger| self.drop_waiter(younger, shard, Conflict::Older, step));
         match prepared {
             Prepared::Granted(lock) => self.grant(shard, lock).map_or(TxnAnswer::Later, TxnAnswer::Granted),
             Prepared::Waiting => TxnAnswer::Waiting,
@@ -178,10 +177,20 @@ impl Store {
             let removed =
                 self.open(shard, |open| open.change_txns(|_, txns, tally| txns.unlock(number, tally)));
             if let Ok(Some(attempt)) = removed {
-                self.give_up(&attempt, Conflict::Moving, true, step);
+                self.drop_waiter(&attempt, shard, Conflict::Moving, step);
             }
         }
         step.look_at(shard);
+    }
+
+    /// A waiter had to go, so its attempt is given up. A home that is elsewhere would hear of it when it asks again; telling
+    /// it saves the wait.
+    fn drop_waiter(&mut self, attempt: &Attempt, shard: ShardId, conflict: Conflict, step: &mut Step<'_>) {
+        if self.shard(attempt.home).is_ok() {
+            return self.give_up(attempt, conflict, true, step);
+        }
+        let command = TxnCommand::Refuse { attempt: *attempt, shard, conflict };
+        self.due.push(TxnDuty { to: attempt.home, urgent: true, command });
     }
 
     /// What this group owes others because of transactions. Takes no longer for shards without one.

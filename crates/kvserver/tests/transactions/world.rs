@@ -103,7 +103,8 @@ impl World {
 
     /// A key that lives in this shard.
     pub(crate) fn key(shard: u16, n: usize) -> Vec<u8> {
-        (0..).map(|i| format!("k{n}.{i}").into_bytes()).find(|key| shard_of(key, SHARDS).0 == shard).unwrap()
+        let mut keys = (0..).map(|i| format!("k{n}.{i}").into_bytes());
+        keys.find(|key| shard_of(key, SHARDS).0 == shard).unwrap_or_default()
     }
 
     fn apply(&mut self, at: usize, bytes: &[u8]) -> Vec<(RequestId, Reply)> {
@@ -175,8 +176,8 @@ impl World {
         *sequence += 1;
         let sequence = *sequence;
         let shard = match &op {
-            Op::Txn(txn) => shard_of(txn.first_key().unwrap(), SHARDS),
-            op => shard_of(op.key().unwrap(), SHARDS),
+            Op::Txn(txn) => shard_of(txn.first_key().unwrap_or_default(), SHARDS),
+            op => shard_of(op.key().unwrap_or_default(), SHARDS),
         };
         let unanswered = self.open.iter().filter(|((c, _), r)| *c == client && r.shard == shard);
         let ack = unanswered.map(|((_, s), _)| s - 1).min().unwrap_or(sequence - 1);
@@ -298,7 +299,7 @@ impl World {
     pub(crate) fn restore(&mut self, at: usize, limits: &Limits) {
         let pages: Vec<_> = self.stores[at].pages().collect();
         let empty = Store::new(limits.clone(), SHARDS, &[]);
-        let restored = empty.restore(&mut pages.into_iter()).unwrap();
+        let restored = empty.restore(&mut pages.into_iter()).expect("its own pages");
         assert_eq!(restored, self.stores[at]);
         self.stores[at] = restored;
     }
@@ -356,10 +357,15 @@ pub(crate) fn read_all(keys: &[Vec<u8>]) -> Op {
     Op::Txn(Box::new(Txn { then, ..Txn::default() }))
 }
 
+/// The number that a value is the text of.
+pub(crate) fn number_of(value: &[u8]) -> i64 {
+    String::from_utf8_lossy(value).parse().expect("only numbers are written")
+}
+
 /// Sum of the numbers that a read found.
 pub(crate) fn sum(reply: &TxnReply) -> i64 {
     let number = |result: &TxnResult| match result {
-        TxnResult::Value(Some((value, _))) => std::str::from_utf8(value).unwrap().parse::<i64>().unwrap(),
+        TxnResult::Value(Some((value, _))) => number_of(value),
         _ => 0,
     };
     reply.results.iter().map(number).sum()

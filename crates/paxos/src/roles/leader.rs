@@ -114,6 +114,10 @@ impl<C: Command> Leader<C> {
         slots == 0 || (slots < limits.window_slots && bytes < limits.window_bytes)
     }
 
+    pub(crate) fn next_slot(&self) -> Slot {
+        self.next_slot
+    }
+
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.len()
     }

@@ -1,6 +1,6 @@
 //! One replica on a node: the core's value, the state machine it drives, and the clients that wait for it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use paxos::rsm::state_machine::{RequestId, StateMachine};
 
 use crate::api::{CallResult, LogView, Refused, RefusedReason, ReplicaStatus, Sink, SlotView};
 use crate::node::timers::Timers;
+use crate::node::waiters::Waiters;
 use crate::record::Life;
 
 /// How far one client's stamp may raise the log time of a batch, in ms.
@@ -36,12 +37,6 @@ pub(crate) struct Queued<S: StateMachine> {
     pub(crate) caller: Caller<S>,
 }
 
-/// Those who wait for a request that was proposed; a retry on this node waits beside its first try.
-struct Waiter<S: StateMachine> {
-    first: Caller<S>,
-    more: Vec<Caller<S>>,
-}
-
 /// A read that waits for its round, or for the state it needs.
 pub(crate) struct PendingRead<S: StateMachine> {
     pub(crate) query: S::Query,
@@ -62,13 +57,15 @@ pub(crate) struct Hosted<S: StateMachine> {
     pub(crate) fetching: bool,
     pub(crate) queue: VecDeque<Queued<S>>,
     pub(crate) queue_bytes: usize,
-    waiters: HashMap<RequestId, Waiter<S>>,
+    waiters: Waiters<Caller<S>>,
     /// Quorum reads that no round was begun for.
     pub(crate) reads: Vec<PendingRead<S>>,
-    rounds: Vec<(ReadId, Vec<PendingRead<S>>)>,
+    pub(crate) rounds: Vec<(ReadId, Vec<PendingRead<S>>)>,
     /// Confirmed reads that wait for this end to be applied.
-    unapplied: Vec<(Slot, Vec<PendingRead<S>>)>,
-    next_read: u64,
+    pub(crate) unapplied: Vec<(Slot, Vec<PendingRead<S>>)>,
+    /// Confirmed reads of what is locked in the state as it is.
+    pub(crate) blocked: Vec<PendingRead<S>>,
+    pub(crate) next_read: u64,
     /// When the state machine reached its present log time, on this node's clock.
     time_base: (LogTime, Moment),
     stamped: u64,
@@ -77,11 +74,6 @@ pub(crate) struct Hosted<S: StateMachine> {
     pub(crate) digests: VecDeque<(u64, u128)>,
     /// What the leader says the state hash will be at a slot that isn't applied here yet.
     pub(crate) expected: Option<(NodeId, u64, u128)>,
-}
-
-fn answer_from<S: StateMachine>(machine: &S, read: &PendingRead<S>) {
-    let found = machine.query(&read.query);
-    read.caller.sink.answer(read.caller.number, CallResult::Found(found), machine.log_time().0);
 }
 
 impl<S: StateMachine> Hosted<S> {
@@ -103,10 +95,11 @@ impl<S: StateMachine> Hosted<S> {
             fetching: false,
             queue: VecDeque::new(),
             queue_bytes: 0,
-            waiters: HashMap::new(),
+            waiters: Waiters::default(),
             reads: Vec::new(),
             rounds: Vec::new(),
             unapplied: Vec::new(),
+            blocked: Vec::new(),
             next_read: 0,
             time_base,
             stamped: 0,
@@ -116,13 +109,16 @@ impl<S: StateMachine> Hosted<S> {
         }
     }
 
-    /// Applies chosen entries and answers who waits for them; how many requests that were.
+    /// Applies chosen entries and answers who waits for the replies that come of it.
     pub(crate) fn apply(&mut self, chosen: &[(Slot, Entry<Payload>)], now: Moment) {
         let mut replies = Vec::new();
         for (slot, entry) in chosen {
             match entry {
                 Entry::Noop => {}
-                Entry::Batch(payload) => self.machine.apply(*slot, &payload.0, &mut replies),
+                Entry::Batch(payload) => {
+                    self.machine.apply(*slot, &payload.0, &mut replies);
+                    self.hand_out(*slot, &mut replies);
+                }
             }
             let end = slot.next().0;
             if end.is_multiple_of(DIGEST_SLOTS) {
@@ -136,93 +132,18 @@ impl<S: StateMachine> Hosted<S> {
         if time > self.time_base.0 {
             self.time_base = (time, now);
         }
+    }
+
+    /// Answers those who wait for the replies of this slot.
+    fn hand_out(&mut self, slot: Slot, replies: &mut Vec<(RequestId, S::Reply)>) {
         if self.waiters.is_empty() {
-            return;
+            return replies.clear();
         }
-        for (id, reply) in replies {
-            let Some(waiter) = self.waiters.remove(&id) else { continue };
-            for caller in waiter.more {
-                caller.sink.answer(caller.number, CallResult::Reply(reply.clone()), time.0);
+        let time = self.machine.log_time();
+        for (id, reply) in replies.drain(..) {
+            if let Some(caller) = self.waiters.next(&id, slot) {
+                caller.sink.answer(caller.number, CallResult::Reply(reply), time.0);
             }
-            waiter.first.sink.answer(waiter.first.number, CallResult::Reply(reply), time.0);
-        }
-    }
-
-    /// Answers confirmed reads whose state is there.
-    pub(crate) fn serve_unapplied(&mut self) -> u64 {
-        let end = self.replica.applied_end();
-        let mut served = 0;
-        for (needs, reads) in std::mem::take(&mut self.unapplied) {
-            if needs <= end {
-                served += reads.len() as u64;
-                self.answer_all(reads);
-            } else {
-                self.unapplied.push((needs, reads));
-            }
-        }
-        served
-    }
-
-    fn answer_all(&self, reads: Vec<PendingRead<S>>) {
-        reads.into_iter().for_each(|read| self.answer(read));
-    }
-
-    /// Answers from the state as it is: at once, or from a clone on another thread.
-    fn answer(&self, read: PendingRead<S>) {
-        if S::is_long(&read.query) {
-            let machine = self.machine.clone();
-            tokio::task::spawn_blocking(move || answer_from(&machine, &read));
-        } else {
-            answer_from(&self.machine, &read);
-        }
-    }
-
-    /// Reads the state first and the clock after it: the answer counts only if the lease still held then. Gives the query
-    /// back otherwise.
-    pub(crate) fn serve_by_lease(&self, query: S::Query, caller: Caller<S>) -> Result<(), PendingRead<S>> {
-        let read = PendingRead { query, caller };
-        let Some(until) = self.replica.lease_until() else { return Err(read) };
-        let long = S::is_long(&read.query);
-        let found = (!long).then(|| self.machine.query(&read.query));
-        if crate::clock::now() >= until {
-            return Err(read);
-        }
-        let PendingRead { query, caller } = read;
-        match found {
-            Some(found) => {
-                caller.sink.answer(caller.number, CallResult::Found(found), self.machine.log_time().0);
-            }
-            // What it will be answered from is the state of this moment.
-            None => self.answer(PendingRead { query, caller }),
-        }
-        Ok(())
-    }
-
-    /// Answers from whatever is applied.
-    pub(crate) fn serve_stale(&self, query: S::Query, caller: Caller<S>) {
-        self.answer(PendingRead { query, caller });
-    }
-
-    /// Begins a round for the reads that wait for one, unless two are under way.
-    pub(crate) fn begin_round(&mut self) -> Option<ReadId> {
-        if self.reads.is_empty() || self.rounds.len() >= 2 {
-            return None;
-        }
-        self.next_read += 1;
-        let id = ReadId(self.next_read);
-        self.rounds.push((id, std::mem::take(&mut self.reads)));
-        Some(id)
-    }
-
-    /// A round is over: its reads may run at `needs`, or not at all.
-    pub(crate) fn end_round(&mut self, id: ReadId, needs: Option<Slot>, leader: Option<NodeId>) {
-        let Some(at) = self.rounds.iter().position(|(round, _)| *round == id) else { return };
-        let (_, reads) = self.rounds.swap_remove(at);
-        match needs {
-            Some(needs) => self.unapplied.push((needs, reads)),
-            None => reads
-                .into_iter()
-                .for_each(|read| self.refuse(&read.caller, RefusedReason::NotLeader, leader, false)),
         }
     }
 
@@ -230,6 +151,7 @@ impl<S: StateMachine> Hosted<S> {
     pub(crate) fn cut_batch(&mut self, bytes_max: usize, now: Moment) -> Option<(Payload, usize)> {
         let mut batch = BatchBuilder::default();
         let mut sent_at = 0;
+        let slot = self.replica.next_slot().unwrap_or_default();
         while let Some(next) = self.queue.front() {
             if !batch.is_empty() && batch.len() + next.request.len() + 4 > bytes_max {
                 break;
@@ -238,7 +160,7 @@ impl<S: StateMachine> Hosted<S> {
             self.queue_bytes -= next.request.len();
             sent_at = sent_at.max(next.sent_at);
             batch.push(&next.request);
-            self.wait(next.id, next.caller);
+            self.waiters.wait(next.id, slot, next.caller);
         }
         if batch.is_empty() {
             return None;
@@ -246,15 +168,6 @@ impl<S: StateMachine> Hosted<S> {
         let requests = batch.requests();
         let stamp = self.stamp(sent_at, now);
         Some((Payload(batch.finish(stamp).into()), requests))
-    }
-
-    fn wait(&mut self, id: RequestId, caller: Caller<S>) {
-        match self.waiters.entry(id) {
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(Waiter { first: caller, more: Vec::new() });
-            }
-            std::collections::hash_map::Entry::Occupied(mut entry) => entry.get_mut().more.push(caller),
-        }
     }
 
     /// Log time goes on with this node's monotonic clock from where the last batch stood, and is raised to what clients heard.
@@ -281,11 +194,11 @@ impl<S: StateMachine> Hosted<S> {
             self.refuse(&queued.caller, reason, leader, false);
         }
         self.queue_bytes = 0;
-        for (_, waiter) in std::mem::take(&mut self.waiters) {
-            self.refuse(&waiter.first, reason, leader, true);
-            waiter.more.iter().for_each(|caller| self.refuse(caller, reason, leader, true));
+        for caller in std::mem::take(&mut self.waiters).into_callers() {
+            self.refuse(&caller, reason, leader, true);
         }
-        for read in std::mem::take(&mut self.reads) {
+        let reads = std::mem::take(&mut self.reads);
+        for read in reads.into_iter().chain(std::mem::take(&mut self.blocked)) {
             self.refuse(&read.caller, reason, leader, false);
         }
     }
@@ -296,7 +209,8 @@ impl<S: StateMachine> Hosted<S> {
     }
 
     pub(crate) fn has_callers(&self) -> bool {
-        !(self.queue.is_empty() && self.waiters.is_empty() && self.reads.is_empty())
+        let reads = self.reads.len() + self.blocked.len();
+        !(self.queue.is_empty() && self.waiters.is_empty() && reads == 0)
     }
 
     pub(crate) fn refuse(
@@ -331,6 +245,7 @@ impl<S: StateMachine> Hosted<S> {
             log_bytes: self.replica.log().bytes(),
             state_bytes: self.machine.state_bytes(),
             log_time: self.machine.log_time().0,
+            idle_ms: crate::clock::now().0.saturating_sub(self.time_base.1.0) / 1000,
             voters: self.replica.voters().iter().collect(),
             state_hash: self.machine.state_hash(),
             counts: self.machine.counts(),

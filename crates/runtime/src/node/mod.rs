@@ -9,8 +9,10 @@ mod hosted;
 mod links;
 mod lives;
 mod orders;
+mod reads;
 mod timers;
 mod turn;
+mod waiters;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -26,7 +28,7 @@ use paxos::rsm::state_machine::StateMachine;
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tonic::service::Routes;
 
-use crate::api::{Handle, Inbox, LinkFaults, Shared};
+use crate::api::{Dues, Handle, Inbox, LinkFaults, Shared};
 use crate::clock;
 use crate::fs::RealFs;
 use crate::genesis::Genesis;
@@ -74,6 +76,7 @@ pub(crate) struct Node<S: StateMachine> {
     /// Orders to host and to drop that wait for the log.
     settling: VecDeque<Settling>,
     inbox: Arc<Inbox<S>>,
+    dues: Arc<Dues<S>>,
     shared: Arc<Shared>,
     network: Arc<Network>,
     links: Vec<Link>,
@@ -151,7 +154,8 @@ pub async fn start_with<S: StateMachine>(
         genesis: watch::channel(None).0,
         faults: Mutex::new(LinkFaults::default()),
     });
-    let handle = Handle { inbox: inbox.clone(), shared: shared.clone() };
+    let dues = Arc::new(Dues::default());
+    let handle = Handle { inbox: inbox.clone(), dues: dues.clone(), shared: shared.clone() };
     let server = bootstrap::listen(&options, network.clone(), inbox.clone(), services).await?;
     let links = options
         .nodes
@@ -168,6 +172,7 @@ pub async fn start_with<S: StateMachine>(
         hosted: Vec::new(),
         settling: VecDeque::new(),
         inbox,
+        dues,
         shared,
         network,
         links,

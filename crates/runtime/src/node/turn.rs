@@ -126,8 +126,9 @@ impl<S: StateMachine> Node<S> {
             if let Some(discarded) = self.hosted[index].machine.discarded() {
                 drop_elsewhere(discarded);
             }
-            let served = self.hosted[index].serve_unapplied();
-            Counters::add(&self.shared.counters.quorum_reads, served);
+            self.hand_on_due(index);
+            self.hosted[index].ask_again();
+            self.serve_confirmed(index);
             self.send_digest(index, chosen.len() as u64);
             if let Some(trouble) = self.hosted[index].machine.trouble() {
                 self.stop_voting(format!("{group}: {trouble}"));
@@ -139,12 +140,26 @@ impl<S: StateMachine> Node<S> {
         self.mind_the_role(index);
     }
 
+    /// What the state machine owes since the last batch is for those who wait at the handle, if this replica leads; a new
+    /// leader's are told by the state.
+    fn hand_on_due(&mut self, index: usize) {
+        let hosted = &mut self.hosted[index];
+        let due = hosted.machine.due();
+        if !due.is_empty() && hosted.replica.leading().is_some() {
+            self.dues.push(hosted.life.0, due);
+        }
+    }
+
+    fn serve_confirmed(&mut self, index: usize) {
+        let blocked_max = self.options.bounds.queue_requests;
+        self.hosted[index].serve_confirmed(blocked_max, &self.shared.counters.quorum_reads);
+    }
+
     fn on_reply(&mut self, index: usize, reply: Reply<Payload>) {
         match reply {
             Reply::ReadAt { id, needs } => {
                 self.hosted[index].end_round(id, Some(needs), None);
-                let served = self.hosted[index].serve_unapplied();
-                Counters::add(&self.shared.counters.quorum_reads, served);
+                self.serve_confirmed(index);
             }
             Reply::ReadRefused { id, leader } => self.hosted[index].end_round(id, None, leader),
             // It is proposed only when the replica can propose.

@@ -1,5 +1,6 @@
 //! A cluster of nodes in this process, each with a directory of its own, and a state machine to look into.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,26 +20,51 @@ const GROUPS: [GroupId; 2] = [GroupId(0), GROUP];
 /// How many nodes begin.
 const FOUNDERS: u32 = 3;
 
-/// Remembers every request once, in order.
+/// Remembers every request once, in order. One marked [`HOLD`] is owed and answered later, by one marked [`RELEASE`];
+/// until then reads are blocked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Journal {
     entries: Vec<u64>,
     time: u64,
+    held: VecDeque<u64>,
+    due: Vec<u64>,
+}
+
+/// Mark of a request that is answered when it is released.
+pub(crate) const HOLD: u8 = 1;
+/// Mark of a request that releases the one that is held the longest.
+pub(crate) const RELEASE: u8 = 2;
+
+/// What `write` sends, with a mark.
+pub(crate) fn marked(number: u64, mark: u8) -> Call<Journal> {
+    let mut request = number.to_le_bytes().to_vec();
+    request.push(mark);
+    Call::Write { id: id_of(number), request: request.into(), sent_at: 0 }
 }
 
 impl StateMachine for Journal {
     type Reply = usize;
     type Query = ();
     type Answer = Vec<u64>;
-    type Due = ();
+    type Due = u64;
 
     fn apply(&mut self, _: Slot, batch: &[u8], replies: &mut Vec<(RequestId, usize)>) {
         let view = BatchView::new(batch).unwrap();
         self.time = self.time.max(view.time.0);
         for request in view {
-            let number = u64::from_le_bytes(request.unwrap()[..8].try_into().unwrap());
+            let (number, rest) = request.unwrap().split_at(8);
+            let number = u64::from_le_bytes(number.try_into().unwrap());
             if !self.entries.contains(&number) {
                 self.entries.push(number);
+            }
+            if rest.first() == Some(&HOLD) {
+                self.held.push_back(number);
+                self.due.push(number);
+                continue;
+            }
+            if rest.first() == Some(&RELEASE) {
+                let released = self.held.pop_front().unwrap();
+                replies.push((id_of(released), self.entries.len()));
             }
             replies.push((id_of(number), self.entries.len()));
         }
@@ -48,6 +74,14 @@ impl StateMachine for Journal {
         self.entries.clone()
     }
 
+    fn is_blocked(&self, (): &()) -> bool {
+        !self.held.is_empty()
+    }
+
+    fn due(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.due)
+    }
+
     fn log_time(&self) -> LogTime {
         LogTime(self.time)
     }
@@ -55,6 +89,7 @@ impl StateMachine for Journal {
     fn state_hash(&self) -> u128 {
         self.entries
             .iter()
+            .chain(&self.held)
             .fold(u128::from(self.time), |h, n| h.wrapping_mul(31).wrapping_add(u128::from(*n)))
     }
 
@@ -69,13 +104,22 @@ impl StateMachine for Journal {
             key.extend_from_slice(&(i as u64).to_be_bytes());
             Page { key, body: n.to_le_bytes().to_vec() }
         });
-        Box::new(head.chain(rest))
+        let held = self.held.iter().enumerate().map(|(i, n)| {
+            let mut key = vec![2];
+            key.extend_from_slice(&(i as u64).to_be_bytes());
+            Page { key, body: n.to_le_bytes().to_vec() }
+        });
+        Box::new(head.chain(rest).chain(held))
     }
 
     fn restore(mut self, pages: &mut dyn Iterator<Item = Page>) -> Result<Self, RestoreError> {
         for page in pages {
             let number = u64::from_le_bytes(page.body.try_into().map_err(|_| RestoreError("length".into()))?);
-            if page.key[0] == 0 { self.time = number } else { self.entries.push(number) }
+            match page.key[0] {
+                0 => self.time = number,
+                1 => self.entries.push(number),
+                _ => self.held.push_back(number),
+            }
         }
         Ok(self)
     }
@@ -284,10 +328,19 @@ pub(crate) async fn ask(
     group: GroupId,
     call: Call<Journal>,
 ) -> CallResult<Journal> {
-    let (send, mut answers) = mpsc::unbounded_channel();
+    begin(handle, group, call).recv().await.unwrap().1
+}
+
+/// Hands over a call; its answer comes later.
+pub(crate) fn begin(
+    handle: &Handle<Journal>,
+    group: GroupId,
+    call: Call<Journal>,
+) -> mpsc::UnboundedReceiver<(u64, CallResult<Journal>)> {
+    let (send, answers) = mpsc::unbounded_channel();
     let sink: Arc<dyn Sink<Journal>> = Arc::new(Answers(send));
     handle.call(group, call, 1, &sink);
-    answers.recv().await.unwrap().1
+    answers
 }
 
 pub(crate) fn free_port() -> u16 {

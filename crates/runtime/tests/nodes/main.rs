@@ -6,6 +6,7 @@
 mod cluster;
 mod guests;
 mod hosting;
+mod waiting;
 
 use std::path::Path;
 use std::time::Duration;

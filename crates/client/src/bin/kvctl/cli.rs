@@ -10,6 +10,7 @@ use crate::import::ImportArgs;
 use crate::inspect::{ExplainArgs, LogCommand, TraceArgs};
 use crate::keys::{CasArgs, DelArgs, GetArgs, IncrArgs, LocateArgs, WriteArgs};
 use crate::member::MemberCommand;
+use crate::multi::{MgetArgs, MputArgs, SwapArgs};
 use crate::reshard::config::ConfigCommand;
 use crate::reshard::group::GroupCommand;
 use crate::reshard::migration::MigrationCommand;
@@ -18,6 +19,7 @@ use crate::reshard::shard::ShardCommand;
 use crate::scan::ScanArgs;
 use crate::settings::Flags;
 use crate::status::StatusArgs;
+use crate::txn::TxnArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -76,6 +78,25 @@ pub(crate) enum Command {
     /// Adds to a number; an absent key counts as 0
     #[command(after_help = "Examples:\n  kvctl incr visits\n  kvctl incr stock -5")]
     Incr(IncrArgs),
+    /// Reads keys of one state, across all shards; always linearizable
+    #[command(after_help = "Example:\n  kvctl mget stock sold\n\nAs text, a line is KEY TAB VALUE, with \
+        \\t \\n \\r \\\\ for those bytes. Exit code 3 if a key is absent; the others are shown.")]
+    Mget(MgetArgs),
+    /// Writes keys in one step, across all shards
+    #[command(
+        after_help = "Example:\n  kvctl mput user/1/name=Ann user/1/photo=@ann.png\n\nA key with = in it is for \
+        `kvctl txn`."
+    )]
+    Mput(MputArgs),
+    /// Exchanges the values of two keys in one step
+    #[command(after_help = "Example:\n  kvctl swap blue green")]
+    Swap(SwapArgs),
+    /// Reads and writes any keys in one step, if what is there is as it should be; `list` shows those under way
+    #[command(
+        override_usage = "kvctl txn [FILE|-]\n       kvctl txn -c TEXT\n       kvctl txn list",
+        after_help = crate::txn::HELP
+    )]
+    Txn(TxnArgs),
     /// Lists keys and values in key order, across all shards
     #[command(
         after_help = "Example:\n  kvctl scan users/ --limit 10\n\nAs text, a line is KEY TAB VALUE, with \
@@ -125,7 +146,8 @@ pub(crate) enum Command {
     Rebalance(RebalanceCommand),
     /// Measures operations a second and their latencies
     #[command(after_help = "Examples:\n  kvctl bench --workload put --clients 256 --seconds 20\n  \
-        kvctl -o json bench --workload mixed --read-ratio 0.9")]
+        kvctl -o json bench --workload mixed --read-ratio 0.9\n  \
+        kvctl bench --workload txn --txn-keys 4 --across")]
     Bench(BenchArgs),
     /// Starts a cluster on this machine, to look at and to break
     #[command(

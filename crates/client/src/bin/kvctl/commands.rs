@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format};
 use crate::reshard::{config, group, migration, rebalance, shard};
-use crate::{bench, export, fault, import, inspect, keys, member, scan, status};
+use crate::{bench, export, fault, import, inspect, keys, member, multi, scan, status, txn};
 
 /// Runs a command until it's done or Ctrl-C comes.
 pub(crate) async fn run_until_interrupted(command: &Command, context: &Context) -> Result<(), Failure> {
@@ -24,11 +24,20 @@ pub(crate) async fn run_until_interrupted(command: &Command, context: &Context) 
 
 fn interrupted(command: &Command) -> Failure {
     match command {
-        Command::Put(_) | Command::Append(_) | Command::Del(_) | Command::Cas(_) | Command::Incr(_) => {
-            Failure::new(Exit::Interrupted, "INTERRUPTED", "stopped before the answer came").unknown()
-        }
+        Command::Put(_)
+        | Command::Append(_)
+        | Command::Del(_)
+        | Command::Cas(_)
+        | Command::Incr(_)
+        | Command::Mput(_)
+        | Command::Swap(_) => stopped(),
+        Command::Txn(args) if args.may_write() => stopped(),
         _ => Failure::silent(Exit::Interrupted),
     }
+}
+
+fn stopped() -> Failure {
+    Failure::new(Exit::Interrupted, "INTERRUPTED", "stopped before the answer came").unknown()
 }
 
 async fn run(command: &Command, context: &Context) -> Result<(), Failure> {
@@ -39,6 +48,10 @@ async fn run(command: &Command, context: &Context) -> Result<(), Failure> {
         Command::Del(args) => keys::del(args, context).await,
         Command::Cas(args) => keys::cas(args, context).await,
         Command::Incr(args) => keys::incr(args, context).await,
+        Command::Mget(args) => multi::mget(args, context).await,
+        Command::Mput(args) => multi::mput(args, context).await,
+        Command::Swap(args) => multi::swap(args, context).await,
+        Command::Txn(args) => txn::run(args, context).await,
         Command::Scan(args) => scan::run(args, context).await,
         Command::Import(args) => import::run(args, context).await,
         Command::Export(args) => export::run(args, context).await,

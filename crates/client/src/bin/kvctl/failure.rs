@@ -2,7 +2,7 @@
 
 use std::io;
 
-use client::{ErrorKind, Outcome};
+use client::{ErrorKind, Outcome, TxnError};
 
 use crate::output;
 
@@ -182,7 +182,10 @@ impl From<client::Error> for Failure {
 
 fn exit_of(kind: ErrorKind, outcome: Outcome) -> Exit {
     match (kind, outcome) {
-        (ErrorKind::Mismatch { .. } | ErrorKind::NotANumber, _) => Exit::Precondition,
+        (ErrorKind::TxnFailed { error: TxnError::TooLarge, .. }, _) => Exit::Limit,
+        (ErrorKind::Mismatch { .. } | ErrorKind::NotANumber | ErrorKind::TxnFailed { .. }, _) => {
+            Exit::Precondition
+        }
         (ErrorKind::TooLarge, _) => Exit::Limit,
         (_, Outcome::Unknown) => Exit::Unknown,
         (ErrorKind::Precondition, _) => Exit::Precondition,
@@ -195,6 +198,7 @@ fn exit_of(kind: ErrorKind, outcome: Outcome) -> Exit {
             | ErrorKind::NoLeader
             | ErrorKind::Busy
             | ErrorKind::DiskFull
+            | ErrorKind::Conflict
             | ErrorKind::SessionExpired
             | ErrorKind::Cancelled,
             Outcome::NotExecuted,
@@ -215,8 +219,13 @@ fn hint_of(kind: ErrorKind, outcome: Outcome) -> Option<&'static str> {
         (ErrorKind::Timeout | ErrorKind::NoLeader, _) => Some("`kvctl status` shows which replicas are up"),
         (ErrorKind::Busy, _) => Some("try again later, or with a longer --timeout"),
         (ErrorKind::DiskFull, _) => Some("the leader's disk is full: `kvctl status` shows which node"),
-        (ErrorKind::TooLarge, _) => Some("a key has at most 16 KiB, a value at most 8 MiB"),
-        (ErrorKind::NotANumber, _) => Some("incr works on decimal numbers of 64 bits"),
+        (ErrorKind::Conflict, _) => Some("`kvctl txn list` shows what is in the way"),
+        (ErrorKind::TooLarge | ErrorKind::TxnFailed { error: TxnError::TooLarge, .. }, _) => Some(
+            "a key has at most 16 KiB, a value at most 8 MiB, a transaction 128 keys and 8 MiB to read or write",
+        ),
+        (ErrorKind::NotANumber | ErrorKind::TxnFailed { error: TxnError::NotANumber, .. }, _) => {
+            Some("incr works on decimal numbers of 64 bits")
+        }
         _ => None,
     }
 }
@@ -268,6 +277,10 @@ mod tests {
         assert_eq!(code(ErrorKind::Timeout, Outcome::NotExecuted), 5);
         assert_eq!(code(ErrorKind::Timeout, Outcome::Unknown), 6);
         assert_eq!(code(ErrorKind::Busy, Outcome::Unknown), 6);
+        assert_eq!(code(ErrorKind::Conflict, Outcome::NotExecuted), 5);
+        assert_eq!(code(ErrorKind::Conflict, Outcome::Unknown), 6);
+        let failed = |error| code(ErrorKind::TxnFailed { op: 0, error }, Outcome::Executed);
+        assert_eq!([TxnError::Mismatch, TxnError::NotANumber, TxnError::TooLarge].map(failed), [4, 4, 8]);
         assert_eq!(code(ErrorKind::NotAuthenticated, Outcome::NotExecuted), 7);
         assert_eq!(code(ErrorKind::NotAuthenticated, Outcome::Unknown), 6);
         assert_eq!(code(ErrorKind::Protocol, Outcome::NotExecuted), 1);

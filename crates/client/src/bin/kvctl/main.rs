@@ -17,6 +17,7 @@ mod import;
 mod inspect;
 mod keys;
 mod member;
+mod multi;
 mod nodes;
 mod output;
 mod ports;
@@ -27,6 +28,7 @@ mod scan;
 mod settings;
 mod shell;
 mod status;
+mod txn;
 mod values;
 
 use std::process::ExitCode;

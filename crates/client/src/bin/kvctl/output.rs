@@ -86,6 +86,11 @@ pub(crate) fn quoted(bytes: &[u8]) -> String {
     }
 }
 
+/// Bytes as digits, two each.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// An empty table in the style of all tables here.
 pub(crate) fn table<T: Into<comfy_table::Row>>(header: T) -> Table {
     let mut table = Table::new();

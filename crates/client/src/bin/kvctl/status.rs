@@ -11,7 +11,7 @@ use wire::v1::{MigrationsResponse, ReplicaStatus, Routing, RoutingRequest, Statu
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::nodes::{self, Node, leader_of};
-use crate::output::{self, human_bytes, human_duration};
+use crate::output::{self, hex, human_bytes, human_duration};
 use crate::reshard::migration::migration_json;
 
 /// The id of the shardmaster's group.
@@ -288,13 +288,6 @@ fn replica_json(node: u32, replica: &ReplicaStatus) -> Json {
 
 fn ballot_json(replica: &ReplicaStatus) -> Json {
     json!({ "round": replica.promised_round, "node": replica.promised_node })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The one part of the `Admin` service that the client library asks for: the routing table.
+//! What clients ask of the `Admin` service: the routing table, and which transactions are under way.
 
 use std::sync::Arc;
 
@@ -7,7 +7,8 @@ use tonic::{Request, Response, Status};
 use wire::v1::admin_server::Admin;
 use wire::v1::{
     ExplainRequest, ExplainResponse, Faults, FaultsRequest, LogRequest, LogResponse, Routing, RoutingRequest,
-    StatusRequest, StatusResponse, TraceLine, TraceRequest, TransferLeaderRequest, TransferLeaderResponse,
+    StatusRequest, StatusResponse, TraceLine, TraceRequest, TransactionsRequest, TransactionsResponse,
+    TransferLeaderRequest, TransferLeaderResponse,
 };
 
 use super::World;
@@ -50,6 +51,14 @@ impl Admin for Tables {
         _: Request<TransferLeaderRequest>,
     ) -> Result<Response<TransferLeaderResponse>, Status> {
         no()
+    }
+
+    async fn transactions(
+        &self,
+        _: Request<TransactionsRequest>,
+    ) -> Result<Response<TransactionsResponse>, Status> {
+        let told = self.world.transactions.lock().get(&self.node).cloned();
+        Ok(Response::new(told.unwrap_or_default()))
     }
 
     async fn set_faults(&self, _: Request<Faults>) -> Result<Response<Faults>, Status> {

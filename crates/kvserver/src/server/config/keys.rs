@@ -166,6 +166,7 @@ pub const KEYS: &[Key<Config>] = &[
     key!("timing.catch_up", Time, MS, 60 * S, limits.catch_up_us, "How long a follower waits before it asks for what it misses."),
     key!("timing.disk_stall", Time, MS, 600 * S, limits.disk_stall_us, "A leader whose own disk takes longer than this hands over."),
     key!("timing.transfer", Time, MS, 60 * S, limits.transfer_us, "How long a transfer of leadership may take."),
+    key!("timing.prepare", Time, 10 * MS, 60 * S, serving.prepare_timeout_us, "A transaction over several groups that waits longer for their votes is given up; it had no effect."),
     key!("timing.drift_ppm", Count, 0, 499_999, limits.drift_ppm, "Bound on the drift between two nodes' clocks, in parts per million. The same on every node."),
     key!("timing.leases", Flag, 0, 0, limits.leases, "Whether leaders answer reads under a lease."),
     key!("tls.cert", File, 0, 0, tls.cert, "Certificate of the client port (PEM, with its chain). With it clients must use TLS."),

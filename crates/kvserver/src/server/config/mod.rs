@@ -126,11 +126,19 @@ pub struct Serving {
     pub answer_bytes: usize,
     /// What moves to the groups led here may copy, in bytes a second.
     pub copy_bytes_per_s: u64,
+    /// A transaction whose votes take longer is given up, in µs.
+    pub prepare_timeout_us: u64,
 }
 
 impl Default for Serving {
     fn default() -> Serving {
-        Serving { connections: 1024, stream_calls: 4096, answer_bytes: 64 << 20, copy_bytes_per_s: 3 << 20 }
+        Serving {
+            connections: 1024,
+            stream_calls: 4096,
+            answer_bytes: 64 << 20,
+            copy_bytes_per_s: 3 << 20,
+            prepare_timeout_us: 2_000_000,
+        }
     }
 }
 

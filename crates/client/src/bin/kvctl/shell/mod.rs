@@ -3,7 +3,7 @@
 //! An error ends a command, never the shell. The connections stay between commands.
 
 mod complete;
-mod words;
+pub(crate) mod words;
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;

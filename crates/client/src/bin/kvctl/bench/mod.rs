@@ -3,6 +3,8 @@
 //! The generator shares the machine with the servers, so an operation costs it as little as can be: keys are digits
 //! written in place, values the same bytes, callers long-lived tasks, and latencies go into one histogram.
 
+mod transfers;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,7 @@ use tokio::task::JoinSet;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, message};
+use transfers::Transfers;
 
 /// Digits of a key.
 const KEY_BYTES: usize = 16;
@@ -36,6 +39,8 @@ pub(crate) enum Workload {
     Mixed,
     /// Append to keys
     Append,
+    /// Move 1 from a key to others, all in one transaction
+    Txn,
 }
 
 /// Arguments of `bench`.
@@ -62,6 +67,15 @@ pub(crate) struct BenchArgs {
     /// Reads among the operations of `mixed`, from 0 to 1
     #[arg(long, value_name = "R", default_value_t = 0.5, value_parser = ratio)]
     read_ratio: f64,
+    /// Keys of a transaction of `txn`
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=128))]
+    txn_keys: u8,
+    /// The keys of a transaction of `txn` are all in one shard
+    #[arg(long)]
+    local: bool,
+    /// The keys of a transaction of `txn` are in different groups, as far as there are so many
+    #[arg(long, conflicts_with = "local")]
+    across: bool,
 }
 
 fn ratio(text: &str) -> Result<f64, String> {
@@ -76,6 +90,7 @@ pub(crate) async fn run(args: &BenchArgs, context: &Context) -> Result<(), Failu
     for _ in 0..args.conns {
         clients.push(Client::connect(context.client_options()?).await?);
     }
+    let transfers = Arc::new(transfers(args, &clients).await?);
     let value: Arc<[u8]> = vec![b'x'; args.value_bytes].into();
     if matches!(args.workload, Workload::Get | Workload::Mixed) {
         fill(args, &clients, &value).await?;
@@ -91,6 +106,7 @@ pub(crate) async fn run(args: &BenchArgs, context: &Context) -> Result<(), Failu
             consistency: context.consistency(),
             read_ratio: args.read_ratio,
             keys: args.keys,
+            transfers: Arc::clone(&transfers),
             value: Arc::clone(&value),
             random: SmallRng::seed_from_u64(u64::from(number)),
             stats: Arc::clone(&stats),
@@ -101,6 +117,22 @@ pub(crate) async fn run(args: &BenchArgs, context: &Context) -> Result<(), Failu
     let seconds = began.elapsed().as_secs_f64();
     let stats = stats.lock();
     stats.tell(seconds, context)
+}
+
+/// What `txn` draws from.
+async fn transfers(args: &BenchArgs, clients: &[Client]) -> Result<Transfers, Failure> {
+    let keys = usize::try_from(args.keys).unwrap_or(usize::MAX);
+    let at_once = usize::from(args.txn_keys);
+    if args.workload == Workload::Txn && keys < at_once {
+        return Err(Failure::usage("--keys is less than --txn-keys"));
+    }
+    Ok(match clients.first() {
+        Some(client) if args.across && args.workload == Workload::Txn => {
+            Transfers::across(&client.routing().await, keys, at_once)
+        }
+        _ if args.local => Transfers::local(keys, at_once),
+        _ => Transfers::anywhere(keys, at_once),
+    })
 }
 
 /// Writes every key once.
@@ -130,6 +162,7 @@ struct Caller {
     consistency: Consistency,
     read_ratio: f64,
     keys: u64,
+    transfers: Arc<Transfers>,
     value: Arc<[u8]>,
     random: SmallRng,
     stats: Arc<Mutex<Stats>>,
@@ -151,11 +184,15 @@ impl Caller {
     }
 
     async fn once(&mut self) -> Result<(), client::Error> {
+        if self.workload == Workload::Txn {
+            let transfer = self.transfers.draw(&mut self.random);
+            return self.client.transact(transfer).await.map(|_| ());
+        }
         let key = key(self.random.random_range(0..self.keys));
         let reads = match self.workload {
             Workload::Get => true,
             Workload::Mixed => self.random.random_bool(self.read_ratio),
-            Workload::Put | Workload::Append => false,
+            Workload::Put | Workload::Append | Workload::Txn => false,
         };
         if reads {
             return self.client.get(&key, self.consistency).await.map(|_| ());
