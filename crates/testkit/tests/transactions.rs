@@ -17,10 +17,13 @@ const BANK: &str = "get 0/a, get 1/a, get 2/a, get 3/a";
 
 /// What a client asks.
 fn ask(prng: &mut Prng) -> String {
-    let (one, two) = (prng.below(SHARDS), prng.below(SHARDS));
+    let (one, two, three) = (prng.below(SHARDS), prng.below(SHARDS), prng.below(SHARDS));
     let (client, amount) = (prng.below(4) + 1, prng.below(9) + 1);
     match prng.below(20) {
-        0..=4 => format!("txn c{client}: incr {one}/a -{amount}, incr {two}/a {amount}"),
+        0..=2 => format!("txn c{client}: incr {one}/a -{amount}, incr {two}/a {amount}"),
+        3..=4 => format!(
+            "txn c{client}: incr {one}/a -{amount}, incr {two}/a {amount}, incr {three}/a -1, incr {one}/a 1"
+        ),
         5..=6 => format!("txn c{client}: {BANK}"),
         7..=8 => format!("txn c{client}: append {one}/l {amount}, append {two}/m {amount}, get {one}/l"),
         9..=10 => format!("txn c{client}: swap {one}/s {two}/s"),
@@ -84,8 +87,10 @@ fn script(seed: u64) -> Vec<String> {
     let chunk = [1, 60, 65_536][prng.below(3) as usize];
     let (groups, lag, rounds) = (prng.between(2, 3), prng.below(3), prng.below(3) + 1);
     let ttl = [150, 100_000][prng.below(2) as usize];
+    let (txns, parked) = ([2, 100][prng.below(2) as usize], [1, 100][prng.below(2) as usize]);
     let mut commands = vec![format!(
-        "cluster shards={SHARDS} groups={groups} chunk={chunk} lag={lag} rounds={rounds} ttl={ttl} ahead=100"
+        "cluster shards={SHARDS} groups={groups} chunk={chunk} lag={lag} rounds={rounds} ttl={ttl} ahead=100 \
+         txns={txns} parked={parked}"
     )];
     commands.extend((0..STEPS).map(|_| draw(&mut prng)));
     commands.extend((1..5).flat_map(|id| [format!("up g{id}"), format!("resume g{id}")]));

@@ -1,6 +1,6 @@
 //! What clients ask of the world.
 
-use kvserver::command::{Op, Reply, Request, ShardId};
+use kvserver::command::{BusyReason, Op, Refusal, Reply, Request, ShardId};
 use kvserver::query::{Answer, Query, ShardCursor};
 use paxos::ids::{ClientId, GroupId, LogTime, Sequence};
 use paxos::rsm::state_machine::{RequestId, StateMachine};
@@ -100,7 +100,6 @@ impl World {
             let changed = view::stepped(&view::group(&before), &view::group(&group.store));
             let same = group.store == before || group.store.log_time() != before.log_time();
             self.lines.extend(changed);
-            // One that gave way has used up a number.
             if own.is_some_and(|own| leaves_no_trace(&own)) && !same {
                 return Err(Trouble::Broken("P9: a refused request left a trace".to_string()));
             }
@@ -165,10 +164,20 @@ impl World {
     }
 }
 
+/// Refused for the phase of the shard, for a lock, or for a bound. What is refused because of its session may sweep others.
 fn leaves_no_trace(reply: &Reply) -> bool {
-    use kvserver::command::Refusal;
-    match reply {
-        Reply::Refused(refusal) => !matches!(refusal, Refusal::Conflict(_)),
-        _ => false,
+    let Reply::Refused(refusal) = reply else { return false };
+    match refusal {
+        Refusal::WrongGroup { .. } | Refusal::Awaiting => true,
+        Refusal::Busy(reason) => match reason {
+            BusyReason::Moving | BusyReason::Locked | BusyReason::Transactions => true,
+            BusyReason::Sessions | BusyReason::Window => false,
+        },
+        Refusal::AlreadyAcknowledged
+        | Refusal::SessionExpired
+        | Refusal::FromTheFuture
+        | Refusal::SequenceReused
+        | Refusal::Conflict(_)
+        | Refusal::Invalid => false,
     }
 }

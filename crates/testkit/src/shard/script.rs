@@ -16,9 +16,10 @@ use crate::shard::{language, text};
 use crate::words;
 
 const HELP: &str = "\
-cluster [shards=2] [groups=2] [chunk=1] [lag=0] [rounds=2] [pairs=2] [ttl=100] [ahead=20] [window=9]
+cluster [shards=2] [groups=2] [chunk=1] [lag=0] [rounds=2] [pairs=2] [ttl=100] [ahead=20] [window=9] [txns=9] [parked=9]
                               groups with equal parts of the shards; bounds: bytes of a chunk, items left at the
-                              freeze, passes before it, moves from a group to another, ms
+                              freeze, passes before it, moves from a group to another, ms, transactions of a shard,
+                              requests that wait in it
 join 3 [1 2 3], leave 1       a group begins on these nodes; a group ends
 move 0 1 to 2                 these shards are to be served by group 2
 pause moves, resume moves     no move starts
@@ -145,6 +146,8 @@ fn settings(words: &[&str]) -> Result<Settings, String> {
             "ttl" => settings.limits.session_ttl_ms = number(value)?,
             "ahead" => settings.limits.ahead_max_ms = number(value)?,
             "window" => settings.limits.session_window = number(value)?,
+            "txns" => settings.limits.txns_per_shard = number(value)?,
+            "parked" => settings.limits.parked_per_shard = number(value)?,
             "pairs" => settings.master.moves_per_pair = number(value)?,
             _ => return Err(format!("{name} is no setting")),
         }
