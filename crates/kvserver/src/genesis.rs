@@ -59,6 +59,8 @@ pub struct Limits {
     pub parked_per_shard: u64,
     /// Their size together, in bytes; one is always allowed.
     pub parked_bytes_per_shard: u64,
+    /// How long one waits, in ms of log time, until it is refused as busy.
+    pub parked_ms: u64,
 }
 
 impl Default for Limits {
@@ -78,6 +80,7 @@ impl Default for Limits {
             txns_per_shard: 1024,
             parked_per_shard: 1024,
             parked_bytes_per_shard: 32 << 20,
+            parked_ms: 1_000,
         }
     }
 }

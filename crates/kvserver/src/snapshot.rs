@@ -21,7 +21,7 @@ use crate::key::Key;
 use crate::session::{Row, Sessions, Sweep};
 use crate::shard::{Data, Shard};
 use crate::store::Store;
-use crate::txn::{Lock, Record, Txns};
+use crate::txn::{Lock, Parked, Record, Txns};
 use crate::value::Value;
 
 /// Version of the pages.
@@ -162,7 +162,7 @@ fn copy_pages(id: ShardId, copy: &Copy) -> impl Iterator<Item = Page> + '_ {
 fn txn_pages(id: ShardId, txns: &Txns) -> impl Iterator<Item = Page> + '_ {
     let records = txns.records().map(|(number, record)| (number, Record::clone(record)));
     let locks = txns.locks().all().map(|(number, lock)| (number, Lock::clone(lock)));
-    let parked = txns.parked().map(|(number, request)| (number, request.to_vec()));
+    let parked = txns.parked().map(|(number, parked)| (number, parked.since, parked.request.to_vec()));
     // They are few: one to a page.
     (0..)
         .zip(records)
@@ -335,8 +335,10 @@ impl Building {
                 in_place(self.txns.restore_lock(id, number, lock), key)
             }
             PageKey::Parked(id, _) if id == self.id => {
-                let (number, request): (u64, Vec<u8>) = codec::decode(body).map_err(malformed(key))?;
-                in_place(self.txns.restore_parked(id, number, &request), key)
+                let (number, since, request): (u64, LogTime, Vec<u8>) =
+                    codec::decode(body).map_err(malformed(key))?;
+                let parked = Parked { since, request: request.into() };
+                in_place(self.txns.restore_parked(id, number, parked), key)
             }
             PageKey::Header
             | PageKey::Place(_)

@@ -28,6 +28,9 @@ use crate::tally::{Table, Tally, hash_numbers};
 use crate::txn::{Due, Step, TxnDuty};
 use crate::{scan, snapshot};
 
+/// How often, in ms of log time, those are looked for that have waited too long for a lock.
+const SEND_AWAY_MS: u64 = 100;
+
 /// The replicated state of a group.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Store {
@@ -227,6 +230,7 @@ impl Store {
                 limits.txns_per_shard,
                 limits.parked_per_shard,
                 limits.parked_bytes_per_shard,
+                limits.parked_ms,
                 u64::from(self.retired),
             ],
         )
@@ -238,7 +242,11 @@ impl Store {
             self.unreadable = self.unreadable.saturating_add(1);
             return reply(NOBODY, Reply::Refused(Refusal::Invalid));
         };
+        let before = self.log_time;
         self.log_time = self.log_time.max(view.time);
+        if before.0 / SEND_AWAY_MS != self.log_time.0 / SEND_AWAY_MS && !self.busy.is_empty() {
+            self.send_away(&mut Step::new(&mut reply));
+        }
         for request in view {
             match request {
                 Ok(bytes) => self.apply_entry(bytes, &mut reply),

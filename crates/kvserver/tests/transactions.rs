@@ -21,8 +21,13 @@ const WRITES: Access = Access { reads: true, writes: true };
 
 /// Keys of four shards.
 fn key(shard: u16) -> Vec<u8> {
-    let mut keys = (0..).map(|n| format!("key{n}").into_bytes());
-    keys.find(|key| shard_of(key, SHARDS).0 == shard).unwrap_or_default()
+    other_key(shard, 0)
+}
+
+/// More keys of each shard.
+fn other_key(shard: u16, n: usize) -> Vec<u8> {
+    let keys = (0..).map(|n| format!("key{n}").into_bytes());
+    keys.filter(|key| shard_of(key, SHARDS).0 == shard).nth(n).unwrap_or_default()
 }
 
 /// A store that serves the first two shards of four.
@@ -284,16 +289,31 @@ fn every_bound_is_kept() {
     let too_large = Reply::TxnFailed { op: 0, error: TxnError::TooLarge };
     assert_eq!(ask(&mut store, &large), [(1, too_large)], "what it reads");
 
-    let own = |client| request(client, 1, txn(vec![put(&key(0), b"x"), put(&key(2), b"y")]));
-    assert_eq!(ask(&mut store, &own(10)), []);
+    let own = |client, n| request(client, 1, txn(vec![put(&other_key(0, n), b"x"), put(&key(2), b"y")]));
+    assert_eq!(ask(&mut store, &own(10, 0)), []);
     assert_eq!(ask(&mut store, &single(30, 1, &key(0), 1)), [], "it waits");
     let busy = |client, reason| vec![(client, Reply::Refused(Refusal::Busy(reason)))];
     assert_eq!(ask(&mut store, &single(31, 1, &key(0), 1)), busy(31, BusyReason::Locked));
-    // Older than the first one, so it waits for it.
-    assert_eq!(ask(&mut store, &own(9)), []);
-    assert_eq!(ask(&mut store, &own(8)), busy(8, BusyReason::Transactions));
+    assert_eq!(ask(&mut store, &own(9, 0)), busy(9, BusyReason::Locked), "a transaction waits likewise");
+    assert_eq!(ask(&mut store, &own(8, 1)), []);
+    assert_eq!(ask(&mut store, &own(7, 2)), busy(7, BusyReason::Transactions));
     let full = between(&mut store, prepare(stranger(1, 1), 0)).0;
     assert_eq!(full, TxnAnswer::Refused(Conflict::Full));
+}
+
+#[test]
+fn nobody_waits_for_ever() {
+    let mut store = half(&Limits::default());
+    begin(&mut store, 1, 1);
+    assert_eq!(ask(&mut store, &single(5, 1, &key(0), 10)), []);
+    let time = |store: &mut Store, ms| {
+        let all = apply_bytes(store, &BatchBuilder::default().finish(LogTime(ms)));
+        assert_eq!(store.state_hash(), store.recomputed_hash());
+        all.into_iter().map(|(id, reply)| (id.client.0, reply)).collect::<Vec<_>>()
+    };
+    assert_eq!(time(&mut store, 1_100), [], "since 100");
+    assert_eq!(time(&mut store, 1_200), [(5, Reply::Refused(Refusal::Busy(BusyReason::Locked)))]);
+    assert_eq!(time(&mut store, 2_000), [], "once");
 }
 
 #[test]

@@ -47,7 +47,7 @@ impl Store {
         let parts = txn.parts(self.shard_count());
         match parts.keys().all(|shard| self.shard(*shard).is_ok()) {
             true => self.run_here(txn, &parts, bytes, head),
-            false => self.begin(txn, parts, head, step),
+            false => self.begin(txn, parts, bytes, head, step),
         }
     }
 
@@ -104,9 +104,10 @@ impl Store {
 
     /// Lets a request wait until something is unlocked in this shard.
     pub(crate) fn park(&mut self, shard: ShardId, bytes: &[u8]) -> Result<Option<Reply>, Elsewhere> {
-        let limits = self.limits.clone();
-        let parked = self
-            .open(shard, |open| open.change_txns(|id, txns, tally| txns.park(id, bytes, &limits, tally)))?;
+        let (limits, now) = (self.limits.clone(), self.log_time);
+        let parked = self.open(shard, |open| {
+            open.change_txns(|id, txns, tally| txns.park(id, bytes, now, &limits, tally))
+        })?;
         Ok((!parked).then_some(Reply::Refused(Refusal::Busy(BusyReason::Locked))))
     }
 
@@ -114,6 +115,7 @@ impl Store {
         &mut self,
         txn: &Txn,
         parts: Parts,
+        bytes: &[u8],
         head: &Head,
         step: &mut Step<'_>,
     ) -> Result<Option<Reply>, Elsewhere> {
@@ -127,6 +129,13 @@ impl Store {
             })?;
         if let Some(busy) = busy {
             return Ok(Some(Reply::Refused(Refusal::Busy(busy))));
+        }
+        // It holds no lock yet, so it may wait for anyone; later only for younger ones.
+        let locked = |(shard, keys): &(&ShardId, &Vec<_>)| {
+            self.shard(**shard).is_ok_and(|tables| !tables.txns().locks().allows(keys))
+        };
+        if let Some((shard, _)) = parts.iter().find(locked) {
+            return self.park(*shard, bytes);
         }
         let number = self.open(home, |open| open.change_txns(|_, txns, _| txns.next_ticket()))?;
         let age = Age { sent_at: head.sent_at, client: head.client, sequence: head.sequence };

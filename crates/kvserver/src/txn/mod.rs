@@ -30,4 +30,4 @@ pub(crate) use kept::Kept;
 pub(crate) use locks::Lock;
 pub(crate) use record::Record;
 pub(crate) use step::Step;
-pub(crate) use table::{Txns, is_record_that_moves};
+pub(crate) use table::{Parked, Txns, is_record_that_moves};

@@ -2,8 +2,9 @@
 
 use paxos::ids::LogTime;
 
-use crate::command::{KEY_BYTES_MAX, ShardId, shard_of};
+use crate::command::{BusyReason, KEY_BYTES_MAX, Refusal, Reply, ShardId, shard_of};
 use crate::handoff::{Elsewhere, Place};
+use crate::request::RequestView;
 use crate::store::Store;
 use crate::txn::locks::{Lock, Prepared};
 use crate::txn::record::RecordState;
@@ -120,6 +121,24 @@ impl Store {
         TxnAnswer::Done
     }
 
+    /// Sends those away that have waited long enough for keys to be unlocked, so that they hear that nothing came of it.
+    pub(crate) fn send_away(&mut self, step: &mut Step<'_>) {
+        let (now, wait_ms) = (self.log_time.0, self.limits.parked_ms);
+        let is_over = |since: LogTime| now > since.0.saturating_add(wait_ms);
+        let shards: Vec<ShardId> = self.busy().collect();
+        for shard in shards {
+            while self.shard(shard).is_ok_and(|tables| tables.txns().parked_since().is_some_and(is_over)) {
+                let first =
+                    self.open(shard, |open| open.change_txns(|id, txns, tally| txns.unpark_first(id, tally)));
+                if let Ok(Some(parked)) = first
+                    && let Ok(request) = RequestView::read(&parked.request)
+                {
+                    step.reply(request.id(), Reply::Refused(Refusal::Busy(BusyReason::Locked)));
+                }
+            }
+        }
+    }
+
     /// Writes what a transaction came to.
     pub(crate) fn install(
         &mut self,
@@ -224,7 +243,9 @@ impl Store {
     pub fn parked(&self) -> Vec<(ShardId, Vec<u8>)> {
         let tables = self.busy().filter_map(|shard| self.shard(shard).ok());
         tables
-            .flat_map(|tables| tables.txns().parked().map(|(_, request)| (tables.id(), request.to_vec())))
+            .flat_map(|tables| {
+                tables.txns().parked().map(|(_, parked)| (tables.id(), parked.request.to_vec()))
+            })
             .collect()
     }
 

@@ -14,6 +14,9 @@ use crate::txn::locks::{Lock, Locks, Prepared};
 use crate::txn::record::Record;
 use crate::txn::{Access, Attempt, Conflict};
 
+/// What a parked request takes beside its bytes.
+const PARKED_BYTES: usize = 80;
+
 /// A clone shares all of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Txns {
@@ -25,8 +28,17 @@ pub(crate) struct Txns {
     undecided: OrdMap<(ClientId, Sequence), u64>,
     locks: Locks,
     /// Requests that met a lock, in order.
-    parked: OrdMap<u64, Arc<[u8]>>,
+    parked: OrdMap<u64, Parked>,
     parked_bytes: u64,
+}
+
+/// A request that waits for keys to be unlocked. It holds no lock, so nobody waits for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Parked {
+    /// Log time at which it met the lock.
+    pub(crate) since: LogTime,
+    /// As it stood in the log.
+    pub(crate) request: Arc<[u8]>,
 }
 
 impl Txns {
@@ -59,8 +71,13 @@ impl Txns {
         self.records.get(&number).filter(|record| !record.is_undecided())
     }
 
-    pub(crate) fn parked(&self) -> impl Iterator<Item = (u64, &Arc<[u8]>)> + '_ {
-        self.parked.iter().map(|(number, request)| (*number, request))
+    pub(crate) fn parked(&self) -> impl Iterator<Item = (u64, &Parked)> + '_ {
+        self.parked.iter().map(|(number, parked)| (*number, parked))
+    }
+
+    /// Since when the first of those that wait has waited.
+    pub(crate) fn parked_since(&self) -> Option<LogTime> {
+        self.parked.get_min().map(|(_, parked)| parked.since)
     }
 
     /// Nothing is under way.
@@ -149,6 +166,7 @@ impl Txns {
         &mut self,
         shard: ShardId,
         request: &[u8],
+        since: LogTime,
         limits: &Limits,
         tally: &mut Tally,
     ) -> bool {
@@ -157,35 +175,40 @@ impl Txns {
             && (self.parked.is_empty() || bytes <= limits.parked_bytes_per_shard);
         if fits {
             let number = self.next_ticket();
-            self.put_parked(shard, number, Arc::from(request), tally);
+            self.put_parked(shard, number, Parked { since, request: Arc::from(request) }, tally);
         }
         fits
     }
 
-    fn put_parked(&mut self, shard: ShardId, number: u64, request: Arc<[u8]>, tally: &mut Tally) {
-        tally.add(parked_hash(shard, number, &request), parked_size(&request));
-        self.parked_bytes = self.parked_bytes.saturating_add(request.len() as u64);
-        self.parked.insert(number, request);
+    fn put_parked(&mut self, shard: ShardId, number: u64, parked: Parked, tally: &mut Tally) {
+        parked.add_to(shard, number, tally);
+        self.parked_bytes = self.parked_bytes.saturating_add(parked.request.len() as u64);
+        self.parked.insert(number, parked);
     }
 
     /// Takes out all that wait, in order.
     pub(crate) fn unpark(&mut self, shard: ShardId, tally: &mut Tally) -> Vec<Arc<[u8]>> {
-        self.parked_bytes = 0;
-        let parked = std::mem::take(&mut self.parked);
-        let take = |(number, request): (u64, Arc<[u8]>)| {
-            tally.remove(parked_hash(shard, number, &request), parked_size(&request));
-            request
-        };
-        parked.into_iter().map(take).collect()
+        let mut all = Vec::with_capacity(self.parked.len());
+        while let Some(parked) = self.unpark_first(shard, tally) {
+            all.push(parked.request);
+        }
+        all
+    }
+
+    /// Takes out the first one.
+    pub(crate) fn unpark_first(&mut self, shard: ShardId, tally: &mut Tally) -> Option<Parked> {
+        let number = self.parked.get_min().map(|(number, _)| *number)?;
+        let parked = self.parked.remove(&number)?;
+        parked.remove_from(shard, number, tally);
+        self.parked_bytes = self.parked_bytes.saturating_sub(parked.request.len() as u64);
+        Some(parked)
     }
 
     /// Counts in all it holds.
     pub(crate) fn add_to(&self, shard: ShardId, tally: &mut Tally) {
         self.records.values().for_each(|record| record.add_to(tally));
         self.locks.all().for_each(|(_, lock)| lock.add_to(tally));
-        for (number, request) in &self.parked {
-            tally.add(parked_hash(shard, *number, request), parked_size(request));
-        }
+        self.parked.iter().for_each(|(number, parked)| parked.add_to(shard, *number, tally));
     }
 
     /// Everything made anew from what it is derived from.
@@ -197,8 +220,8 @@ impl Txns {
         for (number, lock) in self.locks.all() {
             again.restore_lock(shard, number, Lock::clone(lock));
         }
-        for (number, request) in self.parked() {
-            again.restore_parked(shard, number, request);
+        for (number, parked) in self.parked() {
+            again.restore_parked(shard, number, parked.clone());
         }
         again
     }
@@ -221,22 +244,29 @@ impl Txns {
     }
 
     /// The same of a request that waits.
-    pub(crate) fn restore_parked(&mut self, shard: ShardId, number: u64, request: &[u8]) -> bool {
+    pub(crate) fn restore_parked(&mut self, shard: ShardId, number: u64, parked: Parked) -> bool {
         let in_order = self.parked.get_max().is_none_or(|(last, _)| *last < number);
         let fits = in_order && number <= self.tickets;
         if fits {
-            self.put_parked(shard, number, Arc::from(request), &mut Tally::default());
+            self.put_parked(shard, number, parked, &mut Tally::default());
         }
         fits
     }
 }
 
-fn parked_hash(shard: ShardId, number: u64, request: &[u8]) -> u128 {
-    hash_bytes(Table::Parked, shard, &[&number.to_le_bytes()[..], request].concat())
-}
+impl Parked {
+    fn hash(&self, shard: ShardId, number: u64) -> u128 {
+        let head = [number.to_le_bytes(), self.since.0.to_le_bytes()];
+        hash_bytes(Table::Parked, shard, &[head.as_flattened(), &self.request].concat())
+    }
 
-fn parked_size(request: &[u8]) -> usize {
-    request.len() + 64
+    fn add_to(&self, shard: ShardId, number: u64, tally: &mut Tally) {
+        tally.add(self.hash(shard, number), self.request.len() + PARKED_BYTES);
+    }
+
+    fn remove_from(&self, shard: ShardId, number: u64, tally: &mut Tally) {
+        tally.remove(self.hash(shard, number), self.request.len() + PARKED_BYTES);
+    }
 }
 
 /// Whether these bytes are a record that moves with its shard, under its number.
