@@ -26,7 +26,7 @@ fn is_ordered(history: &History, what: &str) -> bool {
 
 #[test]
 fn what_happened_one_by_one_can_be_ordered() {
-    for seed in 0..600 {
+    for seed in 0..150 {
         let prng = &mut Prng::new(seed);
         let kind = *prng.pick(&[Kind::Registers, Kind::Transactions, Kind::Bank]);
         let shape = shape(prng, kind, 120);
@@ -80,7 +80,7 @@ fn some_order_explains(history: &History, map: &Map, done: &mut Vec<bool>) -> bo
 #[test]
 fn it_agrees_with_trying_every_order() {
     let (mut right, mut wrong) = (0, 0);
-    for seed in 0..8_000 {
+    for seed in 0..2_000 {
         let prng = &mut Prng::new(seed);
         let kind = *prng.pick(&[Kind::Registers, Kind::Transactions]);
         let mut shape = shape(prng, kind, 7);
@@ -96,13 +96,13 @@ fn it_agrees_with_trying_every_order() {
         assert_eq!(found, expected, "seed {seed}: {history:#?}");
         *if expected { &mut right } else { &mut wrong } += 1;
     }
-    assert!(right > 1_000 && wrong > 1_000, "{right} right and {wrong} wrong histories prove little");
+    assert!(right > 500 && wrong > 500, "{right} right and {wrong} wrong histories prove little");
 }
 
 #[test]
 fn most_changes_of_a_result_are_seen() {
     let (mut changed, mut seen) = (0, 0);
-    for seed in 0..400 {
+    for seed in 0..100 {
         let prng = &mut Prng::new(seed);
         let kind = *prng.pick(&[Kind::Registers, Kind::Transactions, Kind::Bank]);
         let mut shape = shape(prng, kind, 60);
@@ -114,5 +114,5 @@ fn most_changes_of_a_result_are_seen() {
             seen += u32::from(!is_ordered(&history, &format!("seed {seed}")));
         }
     }
-    assert!(changed > 200 && seen * 10 > changed * 7, "{seen} of {changed} changes were seen");
+    assert!(changed > 50 && seen * 10 > changed * 7, "{seen} of {changed} changes were seen");
 }
