@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use kvserver::command::ShardId;
 use paxos::ids::Slot;
 use paxos::io::Timer;
 use stateright::Model;
@@ -13,6 +14,9 @@ use crate::handoff;
 use crate::handoff::clients::{append, delete};
 use crate::handoff::world::Handoff;
 use crate::search::Search;
+use crate::txn;
+use crate::txn::clients::{append_to, get, single, transaction};
+use crate::txn::world::Commit;
 use crate::world::World;
 
 /// A model of the catalog.
@@ -36,6 +40,8 @@ pub enum Kind {
     Replicas(Bounds),
     /// Two groups and the shardmaster.
     Handoff(handoff::bounds::Bounds),
+    /// Two groups and transactions over them.
+    Commit(txn::bounds::Bounds),
 }
 
 impl Kind {
@@ -44,6 +50,7 @@ impl Kind {
         match self.clone() {
             Kind::Replicas(bounds) => check::run(World::new(bounds), options),
             Kind::Handoff(bounds) => check::run(Handoff::new(bounds), options),
+            Kind::Commit(bounds) => check::run(Commit::new(bounds), options),
         }
     }
 
@@ -52,6 +59,7 @@ impl Kind {
         match self.clone() {
             Kind::Replicas(bounds) => drop(World::new(bounds).to_explore().checker().serve(address)),
             Kind::Handoff(bounds) => drop(Handoff::new(bounds).to_explore().checker().serve(address)),
+            Kind::Commit(bounds) => drop(Commit::new(bounds).to_explore().checker().serve(address)),
         }
     }
 
@@ -59,7 +67,7 @@ impl Kind {
     pub fn replicas(self) -> Option<Bounds> {
         match self {
             Kind::Replicas(bounds) => Some(bounds),
-            Kind::Handoff(_) => None,
+            Kind::Handoff(_) | Kind::Commit(_) => None,
         }
     }
 }
@@ -172,6 +180,82 @@ pub fn all() -> Vec<Named> {
             }),
             states: 153_463,
         },
+        Named {
+            name: "two-phase-commit",
+            about: "two transactions append to the same two keys, each from its side, two tries each",
+            kind: Kind::Commit(two_phase_commit()),
+            states: 107_575,
+        },
+        Named {
+            name: "two-phase-commit-readers",
+            about: "the same, but each reads what the other one writes",
+            kind: Kind::Commit(txn::bounds::Bounds {
+                ops: vec![
+                    transaction(2, vec![append_to("a", b'1'), get("d")]),
+                    transaction(3, vec![append_to("d", b'2'), get("a")]),
+                ],
+                ..two_phase_commit()
+            }),
+            states: 110_815,
+        },
+        Named {
+            name: "two-phase-commit-side",
+            about: "as two-phase-commit, but both have the same home shard",
+            kind: Kind::Commit(txn::bounds::Bounds {
+                ops: vec![
+                    transaction(2, vec![append_to("a", b'1'), append_to("d", b'1')]),
+                    transaction(3, vec![append_to("a", b'2'), append_to("d", b'2')]),
+                ],
+                ..two_phase_commit()
+            }),
+            states: 411_603,
+        },
+        Named {
+            name: "two-phase-commit-slow",
+            about: "as two-phase-commit with one try each, and either may take too long",
+            kind: Kind::Commit(txn::bounds::Bounds {
+                tries: [1; 3],
+                expires: 2,
+                late: 2,
+                ..two_phase_commit()
+            }),
+            states: 167_600,
+        },
+        Named {
+            name: "two-phase-commit-single",
+            about: "a transaction that may take too long, a write of one of its keys, a read of both",
+            kind: Kind::Commit(txn::bounds::Bounds { expires: 1, ..with_single() }),
+            states: 247_876,
+        },
+        Named {
+            name: "move-during-commit",
+            about: "a transaction with two tries, while either shard moves or stays after all; maps are old",
+            kind: Kind::Commit(move_during_commit()),
+            states: 310_527,
+        },
+        Named {
+            name: "move-during-commit-two",
+            about: "the two transactions of two-phase-commit, one try each, while either shard moves",
+            kind: Kind::Commit(txn::bounds::Bounds {
+                ops: two_phase_commit().ops,
+                tries: [1; 3],
+                expires: 1,
+                late: 1,
+                cancels: false,
+                ..move_during_commit()
+            }),
+            states: 344_256,
+        },
+        Named {
+            name: "move-during-commit-single",
+            about: "the operations of two-phase-commit-single, while either shard moves",
+            kind: Kind::Commit(txn::bounds::Bounds {
+                late: 0,
+                moves: move_during_commit().moves,
+                ..with_single()
+            }),
+            states: 97_473,
+        },
     ]
 }
 
@@ -228,6 +312,44 @@ pub fn handoff_of_two() -> handoff::bounds::Bounds {
     let mut bounds = handoff();
     bounds.ops.truncate(2);
     bounds
+}
+
+/// Two transactions that append to the same two keys, in opposite order; the first is the older one.
+pub fn two_phase_commit() -> txn::bounds::Bounds {
+    txn::bounds::Bounds {
+        before: Vec::new(),
+        ops: vec![
+            transaction(2, vec![append_to("a", b'1'), append_to("d", b'1')]),
+            transaction(3, vec![append_to("d", b'2'), append_to("a", b'2')]),
+        ],
+        tries: [2; 3],
+        expires: 0,
+        late: 1,
+        moves: &[],
+        cancels: false,
+        sabotage: None,
+    }
+}
+
+/// One of these, a write of one of its keys, and a transaction that only reads; one try each.
+pub fn with_single() -> txn::bounds::Bounds {
+    let mut bounds = txn::bounds::Bounds { tries: [1; 3], ..two_phase_commit() };
+    bounds.ops.truncate(1);
+    bounds.ops.push(single(3, "d", b'2'));
+    bounds.ops.push(transaction(4, vec![get("a"), get("d")]));
+    bounds
+}
+
+/// One transaction; either shard moves, and what is sent arrives at either group.
+pub fn move_during_commit() -> txn::bounds::Bounds {
+    txn::bounds::Bounds {
+        ops: two_phase_commit().ops[..1].to_vec(),
+        expires: 2,
+        late: 2,
+        moves: &[ShardId(0), ShardId(1)],
+        cancels: true,
+        ..two_phase_commit()
+    }
 }
 
 #[cfg(test)]

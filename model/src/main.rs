@@ -65,7 +65,7 @@ fn main() -> ExitCode {
 fn list() -> Result<u8> {
     let mut out = io::stdout().lock();
     for model in catalog::all() {
-        writeln!(out, "{:<18} {:>9} states  {}", model.name, model.states, model.about)?;
+        writeln!(out, "{:<25} {:>9} states  {}", model.name, model.states, model.about)?;
     }
     Ok(0)
 }

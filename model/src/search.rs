@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use stateright::Model;
 
 /// Most properties of a model.
-pub const PROPERTIES_MAX: usize = 16;
+pub const PROPERTIES_MAX: usize = 24;
 
 /// A model that can be stopped, begun anew, and told as trace lines.
 pub trait Search:

@@ -175,6 +175,11 @@ impl Store {
         self.places.iter().all(|place| place.copy.is_none())
     }
 
+    /// Whether no transaction is under way in a shard that is served here, and nobody waits for one.
+    pub fn is_idle(&self) -> bool {
+        self.busy.is_empty()
+    }
+
     /// Whether the group takes no shard any more.
     pub fn is_retired(&self) -> bool {
         self.retired

@@ -3,40 +3,17 @@
 use kvserver::command::{Op, ShardId};
 use kvserver::genesis::Limits;
 use kvserver::store::Store;
-use paxos::ids::{ClientId, Generation, GroupId, LogTime, Sequence};
-use paxos::rsm::batch::BatchBuilder;
+use paxos::ids::{ClientId, GroupId, LogTime, Sequence};
 use paxos::rsm::state_machine::StateMachine;
-use shardmaster::ids::GroupRef;
 use shardmaster::master::Master;
 
+use crate::groups::{GROUPS, batch, group_id};
 use crate::handoff::sabotage::Sabotage;
 
-/// How many groups there are: A and B.
-pub const GROUPS: usize = 2;
 /// The one shard.
 pub const SHARD: ShardId = ShardId(0);
 /// Most operations of clients.
 pub const OPS_MAX: usize = 3;
-
-/// The group of that index: A is 0, B is 1.
-pub fn group(at: usize) -> GroupRef {
-    GroupRef { group: group_id(at), generation: Generation(1) }
-}
-
-/// The index of a group.
-pub fn index(of: GroupRef) -> Option<usize> {
-    (0..GROUPS).find(|at| group(*at) == of)
-}
-
-/// The id of the group of that index.
-pub fn group_id(at: usize) -> GroupId {
-    GroupId(u32::try_from(at + 1).unwrap_or(u32::MAX))
-}
-
-/// The name of the group of that index.
-pub fn name(at: usize) -> &'static str {
-    ["A", "B"].get(at).copied().unwrap_or("?")
-}
 
 /// A write of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,11 +77,4 @@ impl Bounds {
 /// Nothing that was sent before is remembered at this log time.
 pub fn late() -> LogTime {
     LogTime(Limits::default().session_ttl_ms + 1)
-}
-
-/// The entry of one request, stamped with the log time that everything begins with.
-pub fn batch(request: &[u8]) -> Vec<u8> {
-    let mut batch = BatchBuilder::default();
-    batch.push(request);
-    batch.finish(LogTime(0))
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use kvserver::command::{Refusal, Reply};
 use kvserver::handoff::CopyPhase;
 
-use crate::handoff::bounds::{Bounds, GROUPS, index, name};
+use crate::groups::{GROUPS, index, name};
+use crate::handoff::bounds::Bounds;
 use crate::handoff::clients::{is_answer, is_known};
 use crate::handoff::machines::{HeldMaster, HeldStore};
 use crate::handoff::network::{Letter, Message};

@@ -4,16 +4,15 @@
 use std::sync::Arc;
 
 use kvserver::command::Reply;
-use kvserver::entry::GroupRequest;
-use kvserver::handoff::{CopyPhase, CopyStatus, Duty, HandoffCommand, HandoffReply};
+use kvserver::handoff::{CopyPhase, CopyStatus, Duty, HandoffCommand};
 use kvserver::store::Store;
-use paxos::ids::{ClientId, Sequence};
 use paxos::rsm::batch::BatchBuilder;
 use paxos::rsm::state_machine::StateMachine;
 use shardmaster::ids::{Epoch, Owner};
 use shardmaster::master::Master;
 
-use crate::handoff::bounds::{Bounds, SHARD, batch, group, index, late};
+use crate::groups::{enter, group, hash_of_store, index, store_fault};
+use crate::handoff::bounds::{Bounds, SHARD, late};
 use crate::handoff::network::{Letter, Message};
 use crate::handoff::sabotage;
 use crate::network::hash_of;
@@ -52,31 +51,14 @@ pub struct HeldMaster {
     pub fault: Option<Arc<str>>,
 }
 
-/// Applies a handoff command.
-pub(crate) fn apply(store: &mut Store, command: HandoffCommand) -> HandoffReply {
-    let request = GroupRequest { client: ClientId(1), sequence: Sequence(1), command: command.into() };
-    match ask(store, &request.encode()) {
-        Reply::Handoff(reply) => reply,
-        _ => HandoffReply::default(),
-    }
-}
-
-/// Applies an entry of one request.
+/// Applies an entry of one request. Its reply.
 pub(crate) fn ask(store: &mut Store, request: &[u8]) -> Reply {
-    let mut said = Reply::Acked;
-    store.apply_each(&batch(request), |_, reply| said = reply);
-    drop(store.discarded());
-    said
+    enter(store, request).pop().map_or(Reply::Acked, |(_, reply)| reply)
 }
 
 /// Time passes: an entry without a request, but with a later stamp.
 pub(crate) fn age(store: &mut Store) {
     store.apply_each(&BatchBuilder::default().finish(late()), |_, _| {});
-}
-
-/// Stands for a group and its state.
-pub(crate) fn hash_of_store(at: usize, store: &Store) -> u64 {
-    hash_of(&(at, store.state_hash()))
 }
 
 /// Stands for the shardmaster's state.
@@ -100,7 +82,7 @@ impl HeldStore {
         let messages = duties.iter().filter_map(|duty| Some((index(duty.from)?, duty.messages(group(at)))));
         let commands = messages.flat_map(|(to, all)| all.into_iter().map(move |command| (to, command)));
         let sends = commands.filter_map(|(to, command)| letter(bounds, Message::Command { to, command }));
-        let fault = store_fault(bounds, at, &store).err().map(Into::into);
+        let fault = store_fault(bounds.store(at), &store).err().map(Into::into);
         HeldStore {
             hash: hash_of_store(at, &store),
             copy,
@@ -125,17 +107,6 @@ impl HeldStore {
     /// Phase of the copy.
     pub fn phase(&self) -> Option<CopyPhase> {
         self.copy.as_ref().map(|copy| copy.phase)
-    }
-}
-
-fn store_fault(bounds: &Bounds, at: usize, store: &Store) -> Result<(), String> {
-    if store.recomputed_hash() != store.state_hash() {
-        return Err("P5: the incremental hash of a store isn't that of its state".to_string());
-    }
-    let restored = bounds.store(at).restore(&mut store.pages()).map_err(|error| error.to_string())?;
-    match restored == *store && restored.duties() == store.duties() {
-        true => Ok(()),
-        false => Err("a store that is restored from its snapshot is another one".to_string()),
     }
 }
 

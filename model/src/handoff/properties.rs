@@ -11,10 +11,11 @@ use shardmaster::ids::Epoch;
 use shardmaster::orders::{Order, Report};
 use stateright::Property;
 
-use crate::handoff::bounds::{Bounds, GROUPS, index, late};
+use crate::groups::{GROUPS, index};
+use crate::handoff::bounds::{Bounds, late};
 use crate::handoff::clients::is_answer;
 use crate::handoff::machines::HeldStore;
-use crate::handoff::network::Message;
+use crate::handoff::network::{Message, reports};
 use crate::handoff::sabotage;
 use crate::handoff::world::{Handoff, State};
 
@@ -93,7 +94,7 @@ fn has_fault(state: &State) -> bool {
 
 /// Who ever served which epoch: each activation was reported in the step that did it.
 fn activated(state: &State) -> BTreeSet<(Epoch, usize)> {
-    let moved = state.network.reports().filter_map(|(from, report)| match report {
+    let moved = reports(&state.network).filter_map(|(from, report)| match report {
         Report::Moved { epoch, .. } => Some((epoch, from)),
         _ => None,
     });

@@ -6,8 +6,8 @@ use paxos::ids::LogTime;
 use shardmaster::ids::Epoch;
 use shardmaster::orders::{Order, Report};
 
-use crate::handoff::bounds::{SHARD, group};
-use crate::handoff::machines::apply;
+use crate::groups::{apply, group};
+use crate::handoff::bounds::SHARD;
 use crate::handoff::network::Message;
 
 /// One bug.

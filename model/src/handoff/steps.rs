@@ -10,10 +10,9 @@ use paxos::rsm::state_machine::{RequestId, StateMachine};
 use shardmaster::command::{Command, Request};
 use shardmaster::master::Master;
 
-use crate::handoff::bounds::{Bounds, SHARD, group, group_id};
-use crate::handoff::machines::{
-    HeldMaster, HeldStore, age, apply, ask, hash_of_master, hash_of_store, letter,
-};
+use crate::groups::{apply, group, group_id, hash_of_store};
+use crate::handoff::bounds::{Bounds, SHARD};
+use crate::handoff::machines::{HeldMaster, HeldStore, age, ask, hash_of_master, letter};
 use crate::handoff::network::{Letter, Message};
 use crate::memo::Memo;
 use crate::notes::{Key, Notes};

@@ -5,7 +5,8 @@ use kvserver::handoff::{Base, Chunk, CopyStatus, HandoffCommand, Item, Position}
 use shardmaster::ids::GroupRef;
 use shardmaster::orders::{Order, Report};
 
-use crate::handoff::bounds::{Bounds, index, name};
+use crate::groups::{index, name};
+use crate::handoff::bounds::Bounds;
 use crate::handoff::network::Message;
 use crate::handoff::world::{Action, State};
 
@@ -142,6 +143,9 @@ fn item(item: &Item) -> String {
                 format!("{{{}}}", known.join(","))
             });
             format!("client {}: {row}", client.0)
+        }
+        Item::Record { number, record } => {
+            format!("transaction {number} {}", if record.is_some() { "decided" } else { "gone" })
         }
     }
 }

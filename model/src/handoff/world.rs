@@ -7,7 +7,8 @@ use std::sync::Arc;
 use kvserver::command::Reply;
 use stateright::{Model, Property};
 
-use crate::handoff::bounds::{Bounds, GROUPS, OPS_MAX, name};
+use crate::groups::{GROUPS, name};
+use crate::handoff::bounds::{Bounds, OPS_MAX};
 use crate::handoff::clients::{Replays, is_answer, is_known};
 use crate::handoff::completion::{Completion, Machines, Rest};
 use crate::handoff::machines::{HeldMaster, HeldStore};
@@ -15,7 +16,7 @@ use crate::handoff::network::{Letter, Letters, Message};
 use crate::handoff::sabotage::Sabotage;
 use crate::handoff::steps::{Done, Steps};
 use crate::handoff::{properties, told};
-use crate::memo::Memo;
+use crate::letters::Networks;
 use crate::search::{Search, Watch};
 
 /// Something that happens.
@@ -83,7 +84,7 @@ pub struct Handoff {
     /// The steps taken.
     pub steps: Arc<Steps>,
     completion: Arc<Completion>,
-    networks: Arc<Memo<u64, Arc<Letters>>>,
+    networks: Arc<Networks<Message>>,
     watch: Watch,
 }
 
@@ -184,17 +185,7 @@ impl Handoff {
         let chunks =
             pulls.into_iter().filter_map(|(to, own, other)| self.steps.pulled(&self.bounds, to, own, other));
         let sends = [&state.master.sends, &a.sends, &b.sends].into_iter().flatten().cloned();
-        let mut new: Vec<Arc<Letter>> = Vec::new();
-        for letter in more.into_iter().chain(sends).chain(chunks) {
-            if !state.network.contains(&letter) && !new.contains(&letter) {
-                new.push(letter);
-            }
-        }
-        if new.is_empty() {
-            return state.network.clone();
-        }
-        let hash = state.network.hash_with(&new);
-        self.networks.get_or(hash, hash, || Arc::new(state.network.with(&new)))
+        self.networks.extended(&state.network, more.into_iter().chain(sends).chain(chunks))
     }
 
     fn is_issued(&self, state: &State, op: usize) -> bool {

@@ -192,6 +192,10 @@ impl Store {
             return;
         }
         let waiting = self.shard(shard).map_or(Vec::new(), |tables| tables.txns().locks().waiting());
+        if waiting.is_empty() {
+            // A Freeze that comes again changes nothing: requests that wait for a lock keep their places.
+            return;
+        }
         for number in waiting {
             let removed =
                 self.open(shard, |open| open.change_txns(|_, txns, tally| txns.unlock(number, tally)));
