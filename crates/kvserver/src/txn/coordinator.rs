@@ -6,6 +6,7 @@
 //! a replicated state machine here instead of a process).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::command::{BusyReason, Refusal, Reply, ShardId, shard_of};
 use crate::handoff::Elsewhere;
@@ -13,7 +14,7 @@ use crate::request::RequestView;
 use crate::session::{Context, Head};
 use crate::store::Store;
 use crate::txn::evaluate::{Bounds, evaluate};
-use crate::txn::record::{RecordState, Undecided};
+use crate::txn::record::{Asked, RecordState, Undecided};
 use crate::txn::{
     Access, Age, Attempt, Conflict, Decision, Grant, Record, Step, Txn, TxnAnswer, TxnCommand, TxnDuty,
     TxnError,
@@ -144,8 +145,8 @@ impl Store {
             ack_through: head.ack_through,
             request_hash: head.request_hash,
             attached: 1,
-            txn: txn.clone(),
-            votes: parts.keys().map(|shard| (*shard, None)).collect(),
+            txn: Arc::new(txn.clone()),
+            votes: parts.iter().map(|(shard, keys)| (*shard, Asked::new(keys.len()))).collect(),
         };
         let state = RecordState::Undecided(Box::new(undecided));
         self.set_record(home, number, Some(Record { attempt, since: self.log_time, state }));
@@ -209,14 +210,15 @@ impl Store {
     pub(crate) fn take_vote(&mut self, attempt: &Attempt, shard: ShardId, grant: Grant, step: &mut Step<'_>) {
         let Some(record) = self.record_of(attempt) else { return };
         let RecordState::Undecided(undecided) = &record.state else { return };
-        let keys = undecided.txn.parts(self.shard_count()).get(&shard).map_or(0, Vec::len);
         // One that only asks brings no values.
-        if undecided.votes.get(&shard) != Some(&None) || grant.found.len() != keys {
+        if !undecided.votes.get(&shard).is_some_and(|asked| asked.is_answered_by(&grant)) {
             return;
         }
         let mut again = Record::clone(record);
         let RecordState::Undecided(undecided) = &mut again.state else { return };
-        undecided.votes.insert(shard, Some(grant));
+        if let Some(asked) = undecided.votes.get_mut(&shard) {
+            asked.grant = Some(Arc::new(grant));
+        }
         let complete = undecided.missing().next().is_none();
         self.set_record(attempt.home, attempt.number, Some(again));
         if complete {
@@ -234,7 +236,8 @@ impl Store {
         }
         let shards = self.shard_count();
         let parts = undecided.txn.parts(shards);
-        let grants = || undecided.votes.iter().filter_map(|(shard, grant)| Some((shard, grant.as_ref()?)));
+        let grants =
+            || undecided.votes.iter().filter_map(|(shard, asked)| Some((shard, asked.grant.as_deref()?)));
         let found: BTreeMap<&[u8], (&[u8], u64)> = grants()
             .flat_map(|(shard, grant)| parts.get(shard).into_iter().flatten().zip(&grant.found))
             .filter_map(|((key, _), found)| {

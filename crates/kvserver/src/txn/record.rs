@@ -1,6 +1,7 @@
 //! What the home shard of a transaction remembers of one try, from its Begin until every participant knows how it ended.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bincode::{Decode, Encode};
 use paxos::ids::{LogTime, Sequence};
@@ -33,9 +34,18 @@ pub(crate) struct Undecided {
     pub(crate) request_hash: u64,
     /// Entries of the request that wait for the decision: each gets a reply.
     pub(crate) attached: u32,
-    pub(crate) txn: Txn,
-    /// By participant; `None`: not heard yet.
-    pub(crate) votes: BTreeMap<ShardId, Option<Grant>>,
+    pub(crate) txn: Arc<Txn>,
+    /// By participant.
+    pub(crate) votes: BTreeMap<ShardId, Asked>,
+}
+
+/// What a participant is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Asked {
+    /// How many keys it is to lock.
+    pub(crate) keys: u32,
+    /// `None`: not heard yet.
+    pub(crate) grant: Option<Arc<Grant>>,
 }
 
 impl Record {
@@ -85,9 +95,20 @@ impl Record {
     }
 }
 
+impl Asked {
+    pub(crate) fn new(keys: usize) -> Asked {
+        Asked { keys: u32::try_from(keys).unwrap_or(u32::MAX), grant: None }
+    }
+
+    /// Whether this is the vote that is missing.
+    pub(crate) fn is_answered_by(&self, grant: &Grant) -> bool {
+        self.grant.is_none() && usize::try_from(self.keys) == Ok(grant.found.len())
+    }
+}
+
 impl Undecided {
     /// Participants whose vote is missing.
     pub(crate) fn missing(&self) -> impl Iterator<Item = ShardId> + '_ {
-        self.votes.iter().filter(|(_, vote)| vote.is_none()).map(|(shard, _)| *shard)
+        self.votes.iter().filter(|(_, asked)| asked.grant.is_none()).map(|(shard, _)| *shard)
     }
 }
