@@ -101,6 +101,8 @@ pub(crate) struct Replayed {
     pub(crate) lives: Lives,
     /// Every life that wrote, those that are over emptied.
     pub(crate) groups: BTreeMap<Life, ReplayedGroup>,
+    /// Length of all records together.
+    pub(crate) bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +115,7 @@ impl Replayed {
     /// Takes one record, in log order.
     pub(crate) fn replay(&mut self, life: Life, bytes: &[u8]) -> Result<(), codec::CodecError> {
         let record = codec::decode::<LogRecord>(bytes)?;
+        self.bytes += bytes.len() as u64;
         let is_over = self.lives.is_over(life);
         match record {
             LogRecord::Genesis(genesis) => self.genesis = Some(genesis),

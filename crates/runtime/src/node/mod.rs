@@ -187,7 +187,8 @@ pub async fn start_with<S: StateMachine>(
         checkpointing: false,
         checkpoint_again: false,
         log_bytes_at_checkpoint: 0,
-        log_bytes: 0,
+        // What is in the log already counts: else a node that is restarted often never makes a checkpoint.
+        log_bytes: replayed.bytes,
         events: VecDeque::new(),
         options,
     };

@@ -11,8 +11,8 @@ mod waiting;
 use std::path::Path;
 use std::time::Duration;
 
-use paxos::ids::NodeId;
-use runtime::api::{Call, CallResult, ReadConsistency, RefusedReason};
+use paxos::ids::{NodeId, Slot};
+use runtime::api::{Call, CallResult, NodeStatus, ReadConsistency, RefusedReason};
 use runtime::options::Bounds;
 
 use cluster::{Cluster, GROUP, ask, id_of};
@@ -65,6 +65,26 @@ async fn a_node_that_was_away_catches_up_from_the_log_or_by_snapshot() {
         handle.counters().snapshots.load(std::sync::atomic::Ordering::Relaxed) > 0,
         "no snapshot was needed"
     );
+    cluster.finish().await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_restarted_often_makes_checkpoints_all_the_same() {
+    let bounds = Bounds { segment_bytes: 64 << 10, checkpoint_log_bytes: 128 << 10, ..Bounds::default() };
+    let mut cluster = Cluster::start(bounds).await;
+    // In no life of a process is there enough for one.
+    for number in 1..=30 {
+        cluster.write(number, 10_000).await;
+        if number % 5 == 0 {
+            cluster.restart_all().await;
+        }
+    }
+    let durable = async || {
+        let of_some = |s: &NodeStatus| s.replicas.iter().any(|r| r.durable_end > Slot(1));
+        cluster.statuses().await.iter().all(of_some)
+    };
+    cluster.until("no checkpoint", durable).await;
+    assert_eq!(cluster.read(ReadConsistency::Quorum).await.len(), 30);
     cluster.finish().await;
 }
 
