@@ -1,0 +1,223 @@
+//! Rounds of operations, each on keys of its own, so that a history stays short enough to be judged, whatever the run takes.
+//!
+//! A round has [`KEYS`] keys, spread over the groups, and [`OPERATIONS`] operations; then all clients go on to the next
+//! one. A round that is over is held for a while: its keys are looked at once more after faults that came later.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use client::Routing;
+use parking_lot::Mutex;
+use testkit::history::{History, Operation};
+
+/// Keys of a round.
+pub(super) const KEYS: usize = 12;
+/// Operations of a round.
+const OPERATIONS: usize = 300;
+/// Rounds that are over and wait for the second look.
+const HELD_MAX: usize = 64;
+/// Names that are tried for a key in a wanted group.
+const NAMES_MAX: usize = 256;
+
+/// What is done with a key; a third of a round's keys each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sort {
+    /// Set, compared, removed, exchanged.
+    Register,
+    /// Added to.
+    Counter,
+    /// Appended to.
+    List,
+}
+
+impl Sort {
+    const ALL: [Sort; 3] = [Sort::Register, Sort::Counter, Sort::List];
+
+    fn name(self) -> &'static str {
+        match self {
+            Sort::Register => "register",
+            Sort::Counter => "counter",
+            Sort::List => "list",
+        }
+    }
+
+    /// Of the key with this number.
+    pub(super) fn of(number: usize) -> Sort {
+        Sort::ALL[number % Sort::ALL.len()]
+    }
+
+    /// The numbers of the keys of this sort.
+    pub(super) fn numbers(self) -> impl Iterator<Item = usize> {
+        (0..KEYS).filter(move |number| Sort::of(*number) == self)
+    }
+}
+
+/// The keys of a round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Keys {
+    /// Which round's, from 0.
+    pub(super) round: u64,
+    /// By their numbers.
+    pub(super) names: Vec<Vec<u8>>,
+}
+
+impl Keys {
+    /// Below this prefix, and in the groups in turn as far as names are found.
+    fn new(prefix: &str, round: u64, routing: &Routing) -> Keys {
+        let groups: Vec<_> = routing.owners.iter().collect::<BTreeSet<_>>().into_iter().copied().collect();
+        let name = |number: usize| {
+            let sort = Sort::of(number).name();
+            let of = |tried: usize| format!("{prefix}{round}/{sort}{number}-{tried}").into_bytes();
+            // Each group gets keys of each sort.
+            let turn = number / Sort::ALL.len() + usize::try_from(round).unwrap_or(0);
+            let wanted = (!groups.is_empty()).then(|| groups[turn % groups.len()]);
+            let is_there = |name: &Vec<u8>| routing.locate(name).map(|place| place.group) == wanted;
+            (0..NAMES_MAX).map(of).find(is_there).unwrap_or_else(|| of(0))
+        };
+        Keys { round, names: (0..KEYS).map(name).collect() }
+    }
+}
+
+/// A round that is over, or as far as it came.
+#[derive(Debug)]
+pub(super) struct Closed {
+    pub(super) keys: Arc<Keys>,
+    pub(super) history: History,
+}
+
+struct Open {
+    keys: Arc<Keys>,
+    called: usize,
+    answered: usize,
+    history: History,
+}
+
+/// All rounds of a run.
+pub(super) struct Rounds {
+    prefix: String,
+    routing: Routing,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    /// Those with operations to come or in flight, the newest last.
+    open: VecDeque<Open>,
+    held: VecDeque<Closed>,
+}
+
+impl Rounds {
+    /// With keys that begin so, in the groups of this table.
+    pub(super) fn new(prefix: String, routing: Routing) -> Rounds {
+        let inner = Mutex::new(Inner { open: VecDeque::new(), held: VecDeque::new() });
+        let rounds = Rounds { prefix, routing, inner };
+        rounds.begin(&mut rounds.inner.lock(), 0);
+        rounds
+    }
+
+    fn begin(&self, inner: &mut Inner, round: u64) -> Arc<Keys> {
+        let keys = Arc::new(Keys::new(&self.prefix, round, &self.routing));
+        let history = History::default();
+        inner.open.push_back(Open { keys: keys.clone(), called: 0, answered: 0, history });
+        keys
+    }
+
+    /// The keys for one more operation, which [`Rounds::note`] must hear of.
+    pub(super) fn call(&self) -> Arc<Keys> {
+        let mut inner = self.inner.lock();
+        let next = match inner.open.back_mut() {
+            Some(newest) if newest.called < OPERATIONS => {
+                newest.called += 1;
+                return newest.keys.clone();
+            }
+            newest => newest.map_or(0, |full| full.keys.round + 1),
+        };
+        let keys = self.begin(&mut inner, next);
+        inner.open.iter_mut().rev().take(1).for_each(|newest| newest.called = 1);
+        keys
+    }
+
+    /// The keys in use just now.
+    pub(super) fn newest(&self) -> Option<Arc<Keys>> {
+        self.inner.lock().open.back().map(|newest| newest.keys.clone())
+    }
+
+    /// Writes down what came of an operation; nothing if that says nothing. A round that it is time to look at once more.
+    pub(super) fn note(&self, keys: &Keys, operation: Option<Operation>) -> Option<Closed> {
+        let mut inner = self.inner.lock();
+        let at = inner.open.iter().position(|open| open.keys.round == keys.round)?;
+        let open = inner.open.get_mut(at)?;
+        open.answered += 1;
+        open.history.operations.extend(operation);
+        if open.answered == OPERATIONS
+            && let Some(Open { keys, history, .. }) = inner.open.remove(at)
+        {
+            inner.held.push_back(Closed { keys, history });
+        }
+        if inner.held.len() > HELD_MAX { inner.held.pop_front() } else { None }
+    }
+
+    /// All that wasn't looked at once more, when nothing is in flight any more. Nothing may be called after that.
+    pub(super) fn rest(&self) -> Vec<Closed> {
+        let mut inner = self.inner.lock();
+        let mut rest: Vec<Closed> = inner.held.drain(..).collect();
+        let unfinished = inner.open.drain(..).filter(|open| open.answered > 0);
+        rest.extend(unfinished.map(|Open { keys, history, .. }| Closed { keys, history }));
+        rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use paxos::ids::GroupId;
+
+    use super::*;
+
+    fn rounds() -> Rounds {
+        let owners = (0..64).map(|shard| GroupId(shard % 3 + 1)).collect();
+        Rounds::new("check/a/".to_owned(), Routing { shards: 64, owners, ..Routing::default() })
+    }
+
+    #[test]
+    fn each_sort_has_keys_in_each_group() {
+        let rounds = rounds();
+        let keys = rounds.call();
+        assert_eq!(keys.names.iter().collect::<BTreeSet<_>>().len(), KEYS);
+        for sort in Sort::ALL {
+            let groups: BTreeSet<_> = sort
+                .numbers()
+                .filter_map(|number| rounds.routing.locate(&keys.names[number]))
+                .map(|place| place.group)
+                .collect();
+            assert_eq!(groups.len(), 3, "{sort:?}");
+        }
+    }
+
+    #[test]
+    fn a_round_is_closed_when_all_of_it_is_answered() {
+        let rounds = rounds();
+        let calls: Vec<_> = (0..=OPERATIONS).map(|_| rounds.call()).collect();
+        assert_eq!((calls[0].round, calls[OPERATIONS - 1].round, calls[OPERATIONS].round), (0, 0, 1));
+        assert!(calls[0].names.iter().all(|name| !calls[OPERATIONS].names.contains(name)));
+        assert_eq!(rounds.newest().map(|keys| keys.round), Some(1));
+        for keys in &calls[..OPERATIONS - 1] {
+            assert!(rounds.note(keys, None).is_none());
+        }
+        assert_eq!(rounds.inner.lock().held.len(), 0);
+        assert!(rounds.note(&calls[0], None).is_none());
+        assert_eq!(rounds.inner.lock().held.len(), 1);
+        rounds.note(&calls[OPERATIONS], None);
+        assert_eq!(rounds.rest().len(), 2);
+    }
+
+    #[test]
+    fn only_so_many_rounds_are_held() {
+        let rounds = rounds();
+        let mut looked_at = Vec::new();
+        for _ in 0..OPERATIONS * (HELD_MAX + 3) {
+            let keys = rounds.call();
+            looked_at.extend(rounds.note(&keys, None).map(|closed| closed.keys.round));
+        }
+        assert_eq!(looked_at, [0, 1, 2]);
+        assert_eq!(rounds.rest().len(), HELD_MAX);
+    }
+}
