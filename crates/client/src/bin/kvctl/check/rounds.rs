@@ -100,6 +100,8 @@ pub(super) struct Rounds {
 }
 
 struct Inner {
+    /// Rounds so far.
+    begun: u64,
     /// Those with operations to come or in flight, the newest last.
     open: VecDeque<Open>,
     held: VecDeque<Closed>,
@@ -108,32 +110,31 @@ struct Inner {
 impl Rounds {
     /// With keys that begin so, in the groups of this table.
     pub(super) fn new(prefix: String, routing: Routing) -> Rounds {
-        let inner = Mutex::new(Inner { open: VecDeque::new(), held: VecDeque::new() });
+        let inner = Mutex::new(Inner { begun: 0, open: VecDeque::new(), held: VecDeque::new() });
         let rounds = Rounds { prefix, routing, inner };
         rounds.begin(&mut rounds.inner.lock(), 0);
         rounds
     }
 
-    fn begin(&self, inner: &mut Inner, round: u64) -> Arc<Keys> {
-        let keys = Arc::new(Keys::new(&self.prefix, round, &self.routing));
+    fn begin(&self, inner: &mut Inner, called: usize) -> Arc<Keys> {
+        let keys = Arc::new(Keys::new(&self.prefix, inner.begun, &self.routing));
+        inner.begun += 1;
         let history = History::default();
-        inner.open.push_back(Open { keys: keys.clone(), called: 0, answered: 0, history });
+        inner.open.push_back(Open { keys: keys.clone(), called, answered: 0, history });
         keys
     }
 
     /// The keys for one more operation, which [`Rounds::note`] must hear of.
     pub(super) fn call(&self) -> Arc<Keys> {
         let mut inner = self.inner.lock();
-        let next = match inner.open.back_mut() {
+        match inner.open.back_mut() {
             Some(newest) if newest.called < OPERATIONS => {
                 newest.called += 1;
-                return newest.keys.clone();
+                newest.keys.clone()
             }
-            newest => newest.map_or(0, |full| full.keys.round + 1),
-        };
-        let keys = self.begin(&mut inner, next);
-        inner.open.iter_mut().rev().take(1).for_each(|newest| newest.called = 1);
-        keys
+            // It is full, or over.
+            _ => self.begin(&mut inner, 1),
+        }
     }
 
     /// The keys in use just now.
@@ -212,12 +213,14 @@ mod tests {
     #[test]
     fn only_so_many_rounds_are_held() {
         let rounds = rounds();
-        let mut looked_at = Vec::new();
+        let (mut looked_at, mut names) = (Vec::new(), BTreeSet::new());
         for _ in 0..OPERATIONS * (HELD_MAX + 3) {
             let keys = rounds.call();
+            names.extend(keys.names.clone());
             looked_at.extend(rounds.note(&keys, None).map(|closed| closed.keys.round));
         }
         assert_eq!(looked_at, [0, 1, 2]);
+        assert_eq!(names.len(), (HELD_MAX + 3) * KEYS, "no key is used by two rounds");
         assert_eq!(rounds.rest().len(), HELD_MAX);
     }
 }

@@ -139,7 +139,7 @@ mod tests {
         let told = report.tell(false);
         assert_eq!(exit(&told), 9);
         assert!(told.0.starts_with("violation: 6 operations"), "{}", told.0);
-        for line in ["no order of these operations", "put k newer -> 5 bytes", "get k -> \"old\""] {
+        for line in ["no order of these operations", "before: k = \"newer\"", "get k -> \"old\""] {
             assert!(told.0.contains(line), "{line}: {}", told.0);
         }
         let words = told.1.unwrap_err().report();
