@@ -27,7 +27,7 @@ use crate::output::{self, message};
 use faults::{Faults, Trouble};
 use judge::Judge;
 use moves::Mover;
-use rounds::Rounds;
+use rounds::{Rounds, TEAM};
 use verdict::Report;
 use work::{Caller, Shared};
 
@@ -160,7 +160,9 @@ impl<'a> Run<'a> {
         // Another one each time, also with the same seed.
         let prefix = format!("check/{:08x}/", rand::random::<u32>());
         let shared = Arc::new(Shared {
-            rounds: Rounds::new(prefix, self.routing.clone()),
+            rounds: (0..u64::from(self.args.clients).div_ceil(TEAM))
+                .map(|team| Rounds::new(format!("{prefix}{team}/"), self.routing.clone()))
+                .collect(),
             consistency: self.context.consistency(),
             began: Instant::now(),
             stop: AtomicBool::new(false),
@@ -185,7 +187,7 @@ impl<'a> Run<'a> {
             last = Some(caller.map_err(|e| Failure::new(Exit::Failed, "FAILED", e.to_string()))?);
         }
         if let Some(mut last) = last {
-            for closed in shared.rounds.rest() {
+            for closed in shared.rounds.iter().flat_map(Rounds::rest) {
                 last.look_again(closed).await;
             }
         }

@@ -55,7 +55,8 @@ impl Mover {
 
     /// Asks for the shard of a key in use to go to another group.
     async fn step(&mut self, shared: &Shared) -> Result<(), Failure> {
-        let Some(keys) = shared.rounds.newest() else { return Ok(()) };
+        let team = self.random.random_range(0..shared.rounds.len());
+        let Some(keys) = shared.rounds[team].newest() else { return Ok(()) };
         let key = &keys.names[self.random.random_range(0..keys.names.len())];
         let Some(place) = self.client.routing().await.locate(key) else { return Ok(()) };
         let (shard, from) = (u32::from(place.shard.0), place.group.0);

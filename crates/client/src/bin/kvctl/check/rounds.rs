@@ -1,21 +1,26 @@
 //! Rounds of operations, each on keys of its own, so that a history stays short enough to be judged, whatever the run takes.
 //!
-//! A round has [`KEYS`] keys, spread over the groups, and [`OPERATIONS`] operations; then all clients go on to the next
-//! one. A round that is over is held for a while: its keys are looked at once more after faults that came later.
+//! Some clients are a team and share rounds. A round has [`KEYS`] keys, spread over the groups, and [`OPERATIONS`]
+//! operations, or fewer if [`UNKNOWN_MAX`] of them came to nobody knows what; then its team goes on to the next one. A round
+//! that is over is held for a while: its keys are looked at once more after faults that came later.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use client::Routing;
 use parking_lot::Mutex;
-use testkit::history::{History, Operation};
+use testkit::history::{History, Operation, Outcome};
 
 /// Keys of a round.
 pub(super) const KEYS: usize = 12;
 /// Operations of a round.
 const OPERATIONS: usize = 300;
-/// Rounds that are over and wait for the second look.
-const HELD_MAX: usize = 64;
+/// Unknown outcomes of a round: each may have happened at any time after its call, so many are hard to judge.
+const UNKNOWN_MAX: usize = 16;
+/// Clients that share rounds: what is in flight at once is what makes judging hard.
+pub(super) const TEAM: u64 = 8;
+/// Rounds of a team that are over and wait for the second look.
+const HELD_MAX: usize = 16;
 /// Names that are tried for a key in a wanted group.
 const NAMES_MAX: usize = 256;
 
@@ -89,10 +94,18 @@ struct Open {
     keys: Arc<Keys>,
     called: usize,
     answered: usize,
+    unknown: usize,
     history: History,
 }
 
-/// All rounds of a run.
+impl Open {
+    /// Whether no more operations belong to it.
+    fn is_full(&self) -> bool {
+        self.called >= OPERATIONS || self.unknown >= UNKNOWN_MAX
+    }
+}
+
+/// All rounds of a team.
 pub(super) struct Rounds {
     prefix: String,
     routing: Routing,
@@ -120,7 +133,7 @@ impl Rounds {
         let keys = Arc::new(Keys::new(&self.prefix, inner.begun, &self.routing));
         inner.begun += 1;
         let history = History::default();
-        inner.open.push_back(Open { keys: keys.clone(), called, answered: 0, history });
+        inner.open.push_back(Open { keys: keys.clone(), called, answered: 0, unknown: 0, history });
         keys
     }
 
@@ -128,7 +141,7 @@ impl Rounds {
     pub(super) fn call(&self) -> Arc<Keys> {
         let mut inner = self.inner.lock();
         match inner.open.back_mut() {
-            Some(newest) if newest.called < OPERATIONS => {
+            Some(newest) if !newest.is_full() => {
                 newest.called += 1;
                 newest.keys.clone()
             }
@@ -148,8 +161,10 @@ impl Rounds {
         let at = inner.open.iter().position(|open| open.keys.round == keys.round)?;
         let open = inner.open.get_mut(at)?;
         open.answered += 1;
+        open.unknown += usize::from(operation.as_ref().is_some_and(|op| op.outcome == Outcome::Unknown));
         open.history.operations.extend(operation);
-        if open.answered == OPERATIONS
+        if open.is_full()
+            && open.answered == open.called
             && let Some(Open { keys, history, .. }) = inner.open.remove(at)
         {
             inner.held.push_back(Closed { keys, history });
@@ -208,6 +223,20 @@ mod tests {
         assert_eq!(rounds.inner.lock().held.len(), 1);
         rounds.note(&calls[OPERATIONS], None);
         assert_eq!(rounds.rest().len(), 2);
+    }
+
+    #[test]
+    fn a_round_with_many_unknown_outcomes_is_short() {
+        let rounds = rounds();
+        let unknown = |at| Operation::unknown(1, at, client::TxnOp::Get { key: b"k".to_vec() });
+        let keys: Vec<_> = (0..=UNKNOWN_MAX).map(|_| rounds.call()).collect();
+        for at in 0..UNKNOWN_MAX {
+            rounds.note(&keys[at], Some(unknown(at as u64)));
+        }
+        assert_eq!(rounds.call().round, 1);
+        assert_eq!(rounds.inner.lock().held.len(), 0, "one is in flight");
+        rounds.note(&keys[UNKNOWN_MAX], None);
+        assert_eq!(rounds.inner.lock().held.len(), 1);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rand::seq::index::sample;
 use testkit::history::{History, Operation, Outcome, alone};
 use tokio::sync::mpsc;
 
-use super::rounds::{Closed, KEYS, Keys, Rounds, Sort};
+use super::rounds::{Closed, KEYS, Keys, Rounds, Sort, TEAM};
 
 /// A client whose operation failed waits this long, so that a cluster that is down isn't asked in a tight loop.
 const AFTER_ERROR: Duration = Duration::from_millis(10);
@@ -26,7 +26,8 @@ const LOOKS: u32 = 3;
 
 /// What all clients share.
 pub(super) struct Shared {
-    pub(super) rounds: Rounds,
+    /// Of each team.
+    pub(super) rounds: Vec<Rounds>,
     pub(super) consistency: Consistency,
     /// The one clock of all calls and answers.
     pub(super) began: Instant,
@@ -36,6 +37,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// The rounds of a client's team.
+    fn rounds(&self, who: u64) -> &Rounds {
+        let team = usize::try_from(who / TEAM).unwrap_or(0);
+        &self.rounds[team]
+    }
+
     /// In µs since the run began.
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
@@ -75,13 +82,13 @@ impl Caller {
     /// Until it is told to stop.
     pub(super) async fn work(mut self) -> Caller {
         while !self.shared.stop.load(Ordering::Relaxed) {
-            let keys = self.shared.rounds.call();
+            let keys = self.shared.rounds(self.who).call();
             if keys.round != self.memory.round {
                 self.memory = Memory { round: keys.round, seen: HashMap::new(), ..self.memory };
             }
             let txn = self.draw(&keys);
             let (operation, failed) = self.once(txn).await;
-            if let Some(closed) = self.shared.rounds.note(&keys, operation) {
+            if let Some(closed) = self.shared.rounds(self.who).note(&keys, operation) {
                 self.look_again(closed).await;
             }
             if failed {
