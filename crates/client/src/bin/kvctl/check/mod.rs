@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use client::{Client, Consistency, Routing};
+use client::{Client, Consistency, Routing, ScanOptions, Transaction};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,6 +38,11 @@ Examples:
   kvctl -o json --consistency lease check linearizable
 
 Exit code 9 for a violation, 10 if the run proves nothing: a history that couldn't be judged, or a fault that never came.";
+
+/// The keys that are left at the end are removed in this time, or it is said that they aren't.
+const CLEAN_WITHIN: Duration = Duration::from_secs(10);
+/// As many as fit a transaction.
+const CLEAN_AT_ONCE: u32 = 100;
 
 /// What to check.
 #[derive(clap::Subcommand, Clone, Debug)]
@@ -115,6 +120,8 @@ struct Run<'a> {
     args: &'a LinearizableArgs,
     context: &'a Context,
     seed: u64,
+    /// Of all keys.
+    prefix: String,
     routing: Routing,
     groups: Vec<u32>,
     trouble: Trouble<'a>,
@@ -147,7 +154,9 @@ impl<'a> Run<'a> {
         let trouble = Trouble::new(context, luck(seed, 0), args.faults, led, length).await?;
         let mover = moves.then(|| Mover::new(client, luck(seed, 1), groups.clone()));
         message(format!("seed {seed}"));
-        Ok(Run { args, context, seed, routing, groups, trouble, mover })
+        // Another one each time, also with the same seed.
+        let prefix = format!("check/{:08x}/", rand::random::<u32>());
+        Ok(Run { args, context, seed, prefix, routing, groups, trouble, mover })
     }
 
     /// From the first operation to the last, and to the judgement.
@@ -157,11 +166,9 @@ impl<'a> Run<'a> {
         for _ in 0..self.args.clients {
             clients.push(Client::connect(self.context.client_options()?).await?);
         }
-        // Another one each time, also with the same seed.
-        let prefix = format!("check/{:08x}/", rand::random::<u32>());
         let shared = Arc::new(Shared {
             rounds: (0..u64::from(self.args.clients).div_ceil(TEAM))
-                .map(|team| Rounds::new(format!("{prefix}{team}/"), self.routing.clone()))
+                .map(|team| Rounds::new(format!("{}{team}/", self.prefix), self.routing.clone()))
                 .collect(),
             consistency: self.context.consistency(),
             began: Instant::now(),
@@ -187,9 +194,7 @@ impl<'a> Run<'a> {
             last = Some(caller.map_err(|e| Failure::new(Exit::Failed, "FAILED", e.to_string()))?);
         }
         if let Some(mut last) = last {
-            for closed in shared.rounds.iter().flat_map(Rounds::rest) {
-                last.look_again(closed).await;
-            }
+            last.look_at_rest(shared.rounds.iter().flat_map(Rounds::rest).collect()).await;
         }
         Ok(Report {
             tally: judge.finish().await?,
@@ -220,7 +225,23 @@ impl<'a> Run<'a> {
         if let Some(mover) = &mut self.mover {
             mover.put_back().await;
         }
+        let is_clean = tokio::time::timeout(CLEAN_WITHIN, self.clean()).await;
+        if !matches!(is_clean, Ok(Ok(()))) {
+            message(format!("keys below {} are left", self.prefix));
+        }
         mended
+    }
+
+    /// Removes the keys that are left.
+    async fn clean(&self) -> Result<(), Failure> {
+        let client = self.context.client().await?;
+        let options = ScanOptions { keys_only: true, page: CLEAN_AT_ONCE, ..ScanOptions::default() };
+        let mut scan = client.scan(self.prefix.as_bytes(), options);
+        while let Some(pairs) = scan.next_page().await? {
+            let keys = pairs.iter().map(|pair| &pair.key);
+            client.transact(keys.fold(Transaction::new(), Transaction::delete)).await?;
+        }
+        Ok(())
     }
 }
 

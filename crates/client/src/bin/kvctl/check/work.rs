@@ -21,7 +21,7 @@ const AFTER_ERROR: Duration = Duration::from_millis(10);
 const ABANDONED_OF: u32 = 40;
 /// Such a one is given up after at most this time.
 const ABANDONED_WITHIN_US: u64 = 4_000;
-/// How often the second look at a round's keys is tried.
+/// How often the last look at a round's keys is tried.
 const LOOKS: u32 = 3;
 
 /// What all clients share.
@@ -88,8 +88,10 @@ impl Caller {
             }
             let txn = self.draw(&keys);
             let (operation, failed) = self.once(txn).await;
-            if let Some(closed) = self.shared.rounds(self.who).note(&keys, operation) {
-                self.look_again(closed).await;
+            if let Some(closed) = self.shared.rounds(self.who).note(&keys, operation)
+                && let Some(unread) = self.look_again(closed).await
+            {
+                self.shared.rounds(self.who).hold(unread);
             }
             if failed {
                 tokio::time::sleep(AFTER_ERROR).await;
@@ -126,31 +128,40 @@ impl Caller {
         (Some(Operation { client: self.who, invoked, returned, txn, outcome }), failed)
     }
 
-    /// Reads all keys of a round once more, removes them in the same step, and hands the round to the judge.
-    pub(super) async fn look_again(&mut self, closed: Closed) {
-        let Closed { keys, mut history } = closed;
-        let read = keys.names.iter().fold(Transaction::new(), Transaction::get);
-        let look = Txn::from(keys.names.iter().fold(read, Transaction::delete));
-        let mut was_read = false;
-        for _ in 0..LOOKS {
-            let invoked = self.shared.now();
-            let answer = self.client.transact(look.clone()).await;
-            let returned = self.shared.now();
-            let outcome = match answer {
-                Ok(reply) => Outcome::Replied(reply),
-                Err(error) if error.outcome == client::Outcome::NotExecuted => continue,
-                Err(_) => Outcome::Unknown,
-            };
-            was_read |= matches!(outcome, Outcome::Replied(_));
-            let operation = Operation { client: self.who, invoked, returned, txn: look.clone(), outcome };
-            history.operations.push(operation);
-            if was_read {
-                break;
+    /// Reads all keys of a round once more and hands the round to the judge; gives it back if they can't be read.
+    pub(super) async fn look_again(&mut self, mut closed: Closed) -> Option<Closed> {
+        let names = closed.keys.names.clone();
+        let look = Txn::from(names.iter().fold(Transaction::new(), Transaction::get));
+        let invoked = self.shared.now();
+        let Ok(reply) = self.client.transact(look.clone()).await else { return Some(closed) };
+        let (returned, outcome) = (self.shared.now(), Outcome::Replied(reply));
+        let operation = Operation { client: self.who, invoked, returned, txn: look, outcome };
+        closed.history.operations.push(operation);
+        self.hand_in(closed).await;
+        // What is left is removed at the end.
+        let _ = self.client.transact(names.iter().fold(Transaction::new(), Transaction::delete)).await;
+        None
+    }
+
+    /// The last look at all that is left, when nothing is broken any more.
+    pub(super) async fn look_at_rest(&mut self, rest: Vec<Closed>) {
+        for closed in rest {
+            let mut left = Some(closed);
+            for _ in 0..LOOKS {
+                if let Some(closed) = left {
+                    left = self.look_again(closed).await;
+                }
+            }
+            if let Some(unread) = left {
+                self.shared.unread.fetch_add(1, Ordering::Relaxed);
+                self.hand_in(unread).await;
             }
         }
-        self.shared.unread.fetch_add(u64::from(!was_read), Ordering::Relaxed);
+    }
+
+    async fn hand_in(&self, closed: Closed) {
         // Nobody listens any more once the run is called off.
-        let _ = self.judge.send(history).await;
+        let _ = self.judge.send(closed.history).await;
     }
 
     /// The next operation.
