@@ -200,9 +200,14 @@ mod tests {
 
     #[test]
     fn wrong_usage_is_exit_2() {
-        for line in
-            [&["kvctl"][..], &["kvctl", "gett", "k"], &["kvctl", "put", "k"], &["kvctl", "get", "-o", "x"]]
-        {
+        for line in [
+            &["kvctl"][..],
+            &["kvctl", "gett", "k"],
+            &["kvctl", "put", "k"],
+            &["kvctl", "get", "-o", "x"],
+            &["kvctl", "check"],
+            &["kvctl", "check", "linearizable", "--faults", "fire"],
+        ] {
             assert_eq!(Cli::try_parse_from(line).unwrap_err().exit_code(), 2, "{line:?}");
         }
     }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use rand::RngExt as _;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
@@ -81,6 +81,8 @@ impl Kind {
 /// The faults of a run.
 pub(super) struct Trouble<'a> {
     context: &'a Context,
+    /// Draws in which order kinds come, and nothing else: that doesn't hang on how the cluster fares.
+    order: SmallRng,
     random: SmallRng,
     kinds: &'static [Kind],
     /// Each kind once in a random order, then anew.
@@ -95,7 +97,7 @@ impl<'a> Trouble<'a> {
     /// Refused where something is broken already.
     pub(super) async fn new(
         context: &'a Context,
-        random: SmallRng,
+        mut random: SmallRng,
         faults: Faults,
         groups: Vec<u32>,
         length: Duration,
@@ -107,6 +109,7 @@ impl<'a> Trouble<'a> {
         let tenth = u64::try_from(length.as_millis() / 10).unwrap_or(u64::MAX);
         Ok(Trouble {
             context,
+            order: SmallRng::seed_from_u64(random.random()),
             random,
             kinds,
             deck: Vec::new(),
@@ -168,7 +171,7 @@ impl<'a> Trouble<'a> {
     fn draw(&mut self) -> Kind {
         if self.deck.is_empty() {
             self.deck = self.kinds.to_vec();
-            self.deck.shuffle(&mut self.random);
+            self.deck.shuffle(&mut self.order);
         }
         self.deck.pop().unwrap_or(Kind::Kill)
     }
@@ -235,8 +238,6 @@ async fn refuse_if_broken(context: &Context, kinds: &[Kind]) -> Result<(), Failu
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-
-    use rand::SeedableRng as _;
 
     use super::*;
     use crate::context::Connected;

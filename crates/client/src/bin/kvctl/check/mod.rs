@@ -99,7 +99,10 @@ pub(crate) async fn run(command: &CheckCommand, context: &Context) -> Result<(),
     let mut run = began?;
     let ended = tokio::select! {
         ended = run.drive() => ended,
-        () = stops.any() => Err(Failure::silent(Exit::Interrupted)),
+        () = stops.any() => {
+            message("stopped; what is broken is mended first");
+            Err(Failure::silent(Exit::Interrupted))
+        }
     };
     let mended = run.end().await;
     let report = match (ended, mended) {

@@ -77,23 +77,8 @@ impl Mover {
     pub(super) async fn put_back(&mut self) {
         let end = Instant::now() + BACK_WITHIN;
         while !self.origins.is_empty() && Instant::now() < end {
-            let Ok(map) = self.client.shardmaster().query(0).await else { continue };
-            let mut away: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-            for (shard, origin) in &self.origins {
-                let wanted = usize::try_from(*shard).ok().and_then(|shard| map.desired.get(shard));
-                if wanted != Some(origin) {
-                    away.entry(*origin).or_default().push(*shard);
-                }
-            }
-            for (group, shards) in &away {
-                // Tried again if it fails.
-                let _ = self.client.shardmaster().move_shards(shards, *group, false).await;
-            }
-            if let (true, Ok(moving)) = (away.is_empty(), self.client.shardmaster().migrations().await) {
-                let moves = |shard: &u32| moving.migrations.iter().any(|move_| move_.shard == *shard);
-                self.origins.retain(|shard, _| moves(shard));
-            }
-            if !self.origins.is_empty() {
+            // Tried again if it fails: the shardmaster may be electing.
+            if self.ask_back().await.is_err() || !self.origins.is_empty() {
                 tokio::time::sleep(POLL).await;
             }
         }
@@ -104,5 +89,25 @@ impl Mover {
                 shards.join(", ")
             ));
         }
+    }
+    /// Asks for those that are wanted elsewhere, and forgets those that are where they were.
+    async fn ask_back(&mut self) -> Result<(), client::Error> {
+        let shardmaster = self.client.shardmaster();
+        let map = shardmaster.query(0).await?;
+        let mut away: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for (shard, origin) in &self.origins {
+            let wanted = usize::try_from(*shard).ok().and_then(|shard| map.desired.get(shard));
+            if wanted != Some(origin) {
+                away.entry(*origin).or_default().push(*shard);
+            }
+        }
+        for (group, shards) in &away {
+            shardmaster.move_shards(shards, *group, false).await?;
+        }
+        let moving = shardmaster.migrations().await?.migrations;
+        let is_back = |shard: &u32| moving.iter().all(|migration| migration.shard != *shard);
+        let asked = |shard: &u32| away.values().flatten().any(|away| away == shard);
+        self.origins.retain(|shard, _| asked(shard) || !is_back(shard));
+        Ok(())
     }
 }
