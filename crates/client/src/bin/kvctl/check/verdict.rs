@@ -66,8 +66,8 @@ impl Report {
     fn text(&self, verdict: &str) -> String {
         let tally = &self.tally;
         let mut text = format!(
-            "{verdict}: {} operations by {} clients in {:.1} s, in {} rounds of keys, {} groups\n  \
-             {} of unknown outcome, {} not executed\n",
+            "{verdict}: {} operations by {} clients in {:.1} s\n  \
+             rounds of keys: {}, groups: {}, outcomes unknown: {}, not executed: {}\n",
             tally.operations,
             self.clients,
             self.seconds,
@@ -159,9 +159,9 @@ mod tests {
         (report.faults, report.moves) = (vec![("kill", 2), ("loss", 1)], Some(3));
         let told = report.tell(false);
         assert_eq!(exit(&told), 0);
-        let expected = "linearizable: 3 operations by 2 clients in 0.0 s, in 1 rounds of keys, 2 groups\n  \
-            1 of unknown outcome, 0 not executed\n  faults: 2 kill, 1 loss\n  moves of shards: 3\n  \
-            judged in 0.00 s; seed 7\n";
+        let expected = "linearizable: 3 operations by 2 clients in 0.0 s\n  \
+            rounds of keys: 1, groups: 2, outcomes unknown: 1, not executed: 0\n  \
+            faults: 2 kill, 1 loss\n  moves of shards: 3\n  judged in 0.00 s; seed 7\n";
         assert_eq!(told.0, expected);
         assert!(report.tell(true).0.starts_with("{\"v\":1,"));
     }
