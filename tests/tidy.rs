@@ -3,6 +3,9 @@
 //!
 //! Each check is a function over a [`Tree`] in memory, and has a test that feeds it a violation.
 
+#[path = "tidy/arrows.rs"]
+mod arrows;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

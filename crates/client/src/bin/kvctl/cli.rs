@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::bench::BenchArgs;
+use crate::check::CheckCommand;
 use crate::demo::DemoArgs;
 use crate::export::ExportArgs;
 use crate::fault::FaultCommand;
@@ -31,7 +32,8 @@ Examples:
 
 Exit codes:
   0 done   1 failed   2 usage or configuration   3 not found   4 a precondition didn't hold
-  5 unavailable, not executed   6 outcome unknown   7 not allowed   8 limit   130 interrupted";
+  5 unavailable, not executed   6 outcome unknown   7 not allowed   8 limit
+  9 a check failed   10 a check did not decide   130 interrupted";
 
 /// Works with a Synod cluster: keys, state, faults.
 ///
@@ -149,6 +151,9 @@ pub(crate) enum Command {
         kvctl -o json bench --workload mixed --read-ratio 0.9\n  \
         kvctl bench --workload txn --txn-keys 4 --across")]
     Bench(BenchArgs),
+    /// Works on the cluster, and judges what it answered
+    #[command(subcommand, after_help = crate::check::HELP)]
+    Check(CheckCommand),
     /// Starts a cluster on this machine, to look at and to break
     #[command(
         after_help = "Examples:\n  kvctl demo\n  kvctl demo --nodes 5 --data-dir ./demo --no-shell\n  \
@@ -195,9 +200,14 @@ mod tests {
 
     #[test]
     fn wrong_usage_is_exit_2() {
-        for line in
-            [&["kvctl"][..], &["kvctl", "gett", "k"], &["kvctl", "put", "k"], &["kvctl", "get", "-o", "x"]]
-        {
+        for line in [
+            &["kvctl"][..],
+            &["kvctl", "gett", "k"],
+            &["kvctl", "put", "k"],
+            &["kvctl", "get", "-o", "x"],
+            &["kvctl", "check"],
+            &["kvctl", "check", "linearizable", "--faults", "fire"],
+        ] {
             assert_eq!(Cli::try_parse_from(line).unwrap_err().exit_code(), 2, "{line:?}");
         }
     }

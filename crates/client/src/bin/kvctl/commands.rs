@@ -8,12 +8,12 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format};
 use crate::reshard::{config, group, migration, rebalance, shard};
-use crate::{bench, export, fault, import, inspect, keys, member, multi, scan, status, txn};
+use crate::{bench, check, export, fault, import, inspect, keys, member, multi, scan, status, txn};
 
 /// Runs a command until it's done or Ctrl-C comes.
 pub(crate) async fn run_until_interrupted(command: &Command, context: &Context) -> Result<(), Failure> {
-    if matches!(command, Command::Import(_)) {
-        // Ends in order by itself: what is in flight is waited for and noted.
+    if matches!(command, Command::Import(_) | Command::Check(_)) {
+        // Ends in order by itself: what is in flight is waited for and noted, what was broken is mended.
         return run(command, context).await;
     }
     tokio::select! {
@@ -67,6 +67,7 @@ async fn run(command: &Command, context: &Context) -> Result<(), Failure> {
         Command::Migration(command) => migration::run(command, context).await,
         Command::Rebalance(command) => rebalance::run(command, context).await,
         Command::Bench(args) => bench::run(args, context).await,
+        Command::Check(command) => check::run(command, context).await,
         Command::Fault(command) => fault::run(command, context).await,
         Command::Completion { shell } => completion(*shell),
         Command::Version => version(context),

@@ -53,6 +53,11 @@ impl Context {
         self.settings.demo.as_deref()
     }
 
+    /// Whether that demo cluster is also where requests go: --endpoints may name another one.
+    pub(crate) fn speaks_to_demo(&self) -> bool {
+        matches!(self.settings.endpoints, Endpoints::Demo(_))
+    }
+
     /// The client of this cluster, connected at the first use.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
         let endpoints = self.endpoints()?;

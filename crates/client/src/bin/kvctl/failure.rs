@@ -27,6 +27,10 @@ pub(crate) enum Exit {
     NotAllowed = 7,
     /// Limit or quota.
     Limit = 8,
+    /// A check failed.
+    CheckFailed = 9,
+    /// A check did not decide.
+    Undecided = 10,
     /// Ctrl-C.
     Interrupted = 130,
 }
@@ -43,7 +47,7 @@ pub(crate) struct Failure {
 
 impl Exit {
     /// All of them.
-    pub(crate) const ALL: [Exit; 10] = [
+    pub(crate) const ALL: [Exit; 12] = [
         Exit::Done,
         Exit::Failed,
         Exit::Usage,
@@ -53,6 +57,8 @@ impl Exit {
         Exit::Unknown,
         Exit::NotAllowed,
         Exit::Limit,
+        Exit::CheckFailed,
+        Exit::Undecided,
         Exit::Interrupted,
     ];
 }
@@ -298,6 +304,6 @@ mod tests {
     #[test]
     fn every_exit_code_is_listed_once() {
         let codes: std::collections::BTreeSet<u8> = Exit::ALL.iter().map(|exit| *exit as u8).collect();
-        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 8, 130].into());
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 130].into());
     }
 }

@@ -4,6 +4,7 @@
 //! exit code it has, `output` how results are written; every family of commands has a file of its own.
 
 mod bench;
+mod check;
 mod cli;
 mod cluster;
 mod commands;

@@ -17,7 +17,7 @@ use crate::failure::{Exit, Failure};
 use crate::nodes::{Reach, call};
 use crate::output::{self, message};
 use crate::process::State;
-use links::LinkFault;
+pub(crate) use links::LinkFault;
 
 pub(crate) const HELP: &str = "\
 Examples:
@@ -111,13 +111,7 @@ pub(crate) struct NodeArgs {
 }
 
 pub(crate) async fn run(command: &FaultCommand, context: &Context) -> Result<(), Failure> {
-    let Some(directory) = context.demo() else {
-        return Err(Failure::new(Exit::Usage, "NOT_A_DEMO", "faults are only for demo clusters")
-            .hint("in the shell of `kvctl demo`, or with KVCTL_DEMO set to the directory it prints"));
-    };
-    let home = Home::open(directory)?;
-    let file = home.read()?;
-    let demo = Demo { home, file, context };
+    let demo = Demo::open(context, false)?;
     match command {
         FaultCommand::Kill(args) => demo.kill(&args.nodes).await,
         FaultCommand::Stop(args) => demo.stop(&args.nodes).await,
@@ -137,14 +131,29 @@ pub(crate) async fn run(command: &FaultCommand, context: &Context) -> Result<(),
 }
 
 /// The demo cluster that is broken.
-struct Demo<'a> {
+pub(crate) struct Demo<'a> {
     home: Home,
     file: DemoFile,
     context: &'a Context,
+    /// What is done is a message, not the command's result.
+    is_aside: bool,
+}
+
+impl<'a> Demo<'a> {
+    /// As its directory has it now; a failure if it isn't a demo that is spoken to.
+    pub(crate) fn open(context: &'a Context, is_aside: bool) -> Result<Demo<'a>, Failure> {
+        let Some(directory) = context.demo() else {
+            return Err(Failure::new(Exit::Usage, "NOT_A_DEMO", "faults are only for demo clusters")
+                .hint("in the shell of `kvctl demo`, or with KVCTL_DEMO set to the directory it prints"));
+        };
+        let home = Home::open(directory)?;
+        let file = home.read()?;
+        Ok(Demo { home, file, context, is_aside })
+    }
 }
 
 impl Demo<'_> {
-    fn ids(&self) -> Vec<u32> {
+    pub(crate) fn ids(&self) -> Vec<u32> {
         self.file.nodes.iter().map(|node| node.id).collect()
     }
 
@@ -156,20 +165,41 @@ impl Demo<'_> {
     }
 
     fn told(&self, did: &str) -> Result<(), Failure> {
+        if self.is_aside {
+            if !did.is_empty() {
+                message(did);
+            }
+            return Ok(());
+        }
         if self.context.is_json() { output::object(json!({ "done": did })) } else { output::line(did) }
     }
 
+    /// What a person may have overlooked.
+    fn notice(&self, what: &str) {
+        if !self.is_aside {
+            message(what);
+        }
+    }
+
     /// Changes the links of every node that runs.
-    async fn cut(&self, fault: &LinkFault) -> Result<(), Failure> {
+    pub(crate) async fn cut(&self, fault: &LinkFault) -> Result<(), Failure> {
         for id in fault.named() {
             self.node(id)?;
         }
+        if self.cut_those_who_run(fault).await? == 0 {
+            return Err(Failure::new(Exit::Unavailable, "UNAVAILABLE", "no node runs"));
+        }
+        self.told(&fault.to_string())
+    }
+
+    /// How many nodes were told.
+    async fn cut_those_who_run(&self, fault: &LinkFault) -> Result<u32, Failure> {
         let all = self.ids();
         let mut reached = 0;
         for node in &self.file.nodes {
             match self.home.state(node) {
-                State::Gone => message(format!("node {} is down: skipped", node.id)),
-                State::Paused => message(format!("node {} is paused: skipped", node.id)),
+                State::Gone => self.notice(&format!("node {} is down: skipped", node.id)),
+                State::Paused => self.notice(&format!("node {} is paused: skipped", node.id)),
                 State::Running => {
                     let mut faults = self.faults(node).await?;
                     fault.apply(node.id, &all, &mut faults);
@@ -182,10 +212,7 @@ impl Demo<'_> {
                 }
             }
         }
-        if reached == 0 {
-            return Err(Failure::new(Exit::Unavailable, "UNAVAILABLE", "no node runs"));
-        }
-        self.told(&fault.to_string())
+        Ok(reached)
     }
 
     async fn faults(&self, node: &DemoNode) -> Result<Faults, Failure> {
@@ -194,6 +221,36 @@ impl Demo<'_> {
         })
         .await
         .map_err(|failure| failure.at(format!("node {}", node.id)))
+    }
+
+    /// What is broken of it, in words; nothing if all of it runs and hears each other.
+    pub(crate) async fn broken(&self) -> Result<Vec<String>, Failure> {
+        let mut broken = Vec::new();
+        for node in &self.file.nodes {
+            match self.home.state(node) {
+                State::Gone => broken.push(format!("node {} is down", node.id)),
+                State::Paused => broken.push(format!("node {} is paused", node.id)),
+                State::Running => {
+                    let faults = self.faults(node).await?;
+                    let links = links::describe(&faults);
+                    broken.extend((!links::are_whole(&faults)).then(|| format!("node {}: {links}", node.id)));
+                }
+            }
+        }
+        Ok(broken)
+    }
+
+    /// Lets paused nodes go on, starts those that are down, mends all links.
+    pub(crate) async fn mend(&self) -> Result<(), Failure> {
+        let of = |state: State| -> Vec<u32> {
+            let found = self.file.nodes.iter().filter(|node| self.home.state(node) == state);
+            found.map(|node| node.id).collect()
+        };
+        self.resume(&of(State::Paused))?;
+        // Before anybody is waited for: a node that is cut off isn't ready.
+        self.cut_those_who_run(&LinkFault::Heal).await?;
+        self.start(&of(State::Gone)).await?;
+        self.cut_those_who_run(&LinkFault::Heal).await.map(drop)
     }
 
     async fn list(&self) -> Result<(), Failure> {

@@ -17,7 +17,7 @@ const KILLED_WITHIN: Duration = Duration::from_secs(5);
 const TAIL_LINES: usize = 15;
 
 impl Demo<'_> {
-    pub(super) async fn kill(&self, ids: &[u32]) -> Result<(), Failure> {
+    pub(crate) async fn kill(&self, ids: &[u32]) -> Result<(), Failure> {
         self.end(ids, Signal::KILL, KILLED_WITHIN, "killed").await
     }
 
@@ -42,19 +42,19 @@ impl Demo<'_> {
         self.told_of(&running, did)
     }
 
-    pub(super) fn pause(&self, ids: &[u32]) -> Result<(), Failure> {
+    pub(crate) fn pause(&self, ids: &[u32]) -> Result<(), Failure> {
         let running = self.in_state(ids, |state| state == State::Running, "doesn't run")?;
         running.iter().try_for_each(|node| process::signal(node.pid, Signal::STOP))?;
         self.told_of(&running, "paused")
     }
 
-    pub(super) fn resume(&self, ids: &[u32]) -> Result<(), Failure> {
+    pub(crate) fn resume(&self, ids: &[u32]) -> Result<(), Failure> {
         let paused = self.in_state(ids, |state| state == State::Paused, "isn't paused")?;
         paused.iter().try_for_each(|node| process::signal(node.pid, Signal::CONT))?;
         self.told_of(&paused, "goes on")
     }
 
-    pub(super) async fn start(&self, ids: &[u32]) -> Result<(), Failure> {
+    pub(crate) async fn start(&self, ids: &[u32]) -> Result<(), Failure> {
         let down = self.in_state(ids, |state| state == State::Gone, "runs already")?;
         let mut started = Vec::new();
         for node in &down {
