@@ -65,6 +65,10 @@ impl Demo {
         let log = std::fs::File::create(dir.join("demo.log")).expect("the directory is writable");
         let mut command = Command::new(binaries().join("kvctl"));
         command.args(["demo", "--no-shell", "--base-port", "0", "--data-dir"]).arg(dir).args(arguments);
+        if cfg!(debug_assertions) {
+            // Nodes that aren't optimized take long to go through their logs when they start.
+            command.env("KVSERVER_LIMITS__CHECKPOINT_LOG", "8MiB");
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         let child = command.spawn().expect("kvctl starts");
         let demo = Demo { child: Some(child), dir: dir.to_path_buf(), own: None };
