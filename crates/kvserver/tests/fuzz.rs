@@ -203,6 +203,66 @@ fn fuzz_snapshots() {
     });
 }
 
+/// Pages whose header names the hash that they have; `None` if they are refused for something else.
+fn forged(mut pages: Vec<Page>) -> Option<Store> {
+    let empty = || Store::new(group::limits(), SHARDS, &[]);
+    let why = match empty().restore(&mut pages.clone().into_iter()) {
+        Ok(store) => return Some(store),
+        Err(error) => error.to_string(),
+    };
+    let hash = why.split("state hash ").nth(1)?.get(..32)?;
+    let hash = u128::from_str_radix(hash, 16).ok()?;
+    // A number of 128 bits is a marker and 16 bytes.
+    let (_, written) = pages.first_mut()?.body.split_last_chunk_mut::<16>()?;
+    *written = hash.to_le_bytes();
+    empty().restore(&mut pages.into_iter()).ok()
+}
+
+/// Not damage, but somebody's work: a state that no log leads to. It may be of no use, but it stops nobody.
+#[test]
+fn fuzz_forged_snapshots() {
+    let whole: Vec<Vec<Page>> = world().iter().map(|store| store.pages().collect()).collect();
+    let seeds = (0..).zip(&whole).flat_map(|(at, pages)| {
+        (0..).zip(pages).map(move |(page, Page { body, .. })| [&[at, page], &body[..]].concat())
+    });
+    let entries = [entries(), requests().iter().map(codec::encode).collect()].concat();
+    // An input is one page, after the number of its store and its own.
+    let replaced = |bytes: &[u8]| {
+        let ([at, page], body) = bytes.split_first_chunk()?;
+        let mut pages = whole.get(usize::from(*at))?.clone();
+        pages.get_mut(usize::from(*page))?.body = body.to_vec();
+        Some(pages)
+    };
+    Target::new("store_forged", seeds.collect()).few(1000).memory(|_| 64 << 20).run(|bytes| {
+        let store = replaced(bytes).and_then(forged);
+        let verdict = Verdict::of_option(&store);
+        let Some(mut store) = store else { return verdict };
+        for (time, entry) in (0..).zip(&entries) {
+            let mut batch = BatchBuilder::default();
+            batch.push(entry);
+            apply_bytes(&mut store, &batch.finish(LogTime(time)));
+            assert_eq!(
+                store.state_hash(),
+                store.recomputed_hash(),
+                "the incremental hash is that of the state (P5)"
+            );
+        }
+        let (duties, copies) = (store.duties(), store.copies());
+        for shard in copies.iter().map(|copy| copy.shard) {
+            let query = Query::Scan {
+                shards: vec![ShardCursor { shard, after: None }],
+                prefix: Vec::new(),
+                limit: 10,
+                keys_only: false,
+            };
+            let _ = (store.is_blocked(&query), store.query(&query));
+        }
+        let _ = (duties, store.txn_duties(), store.txns(), store.state_bytes(), store.counts());
+        assert!(store.pages().count() > 0);
+        verdict
+    });
+}
+
 #[test]
 fn fuzz_histories() {
     sequence::run("store_history", 6000, group::history);
