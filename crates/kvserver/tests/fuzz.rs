@@ -127,18 +127,16 @@ fn fuzz_queries() {
     ];
     queries.extend(world().iter().flat_map(Store::duties).map(|duty| duty.pull()));
     let stores = [world(), vec![served]].concat();
-    Target::new("store_query", queries.iter().map(codec::encode).collect()).memory(|_| 16 << 20).run(
-        |bytes| {
-            if let Ok(query) = codec::decode::<Query>(bytes) {
-                for store in &stores {
-                    let _ = store.is_blocked(&query);
-                    let answer = store.query(&query);
-                    assert_eq!(codec::decode::<Answer>(&codec::encode(&answer)), Ok(answer));
-                }
+    Target::new("store_query", queries.iter().map(codec::encode).collect()).run(|bytes| {
+        if let Ok(query) = codec::decode::<Query>(bytes) {
+            for store in &stores {
+                let _ = store.is_blocked(&query);
+                let answer = store.query(&query);
+                assert_eq!(codec::decode::<Answer>(&codec::encode(&answer)), Ok(answer));
             }
-            again::<Query>(bytes)
-        },
-    );
+        }
+        again::<Query>(bytes)
+    });
     let answers: Vec<Vec<u8>> = queries
         .iter()
         .flat_map(|query| stores.iter().map(|store| codec::encode(&store.query(query))))
@@ -193,7 +191,7 @@ fn fuzz_snapshots() {
     let seeds: Vec<Vec<u8>> = stores.iter().map(snapshot).collect();
     let empty = Store::new(group::limits(), SHARDS, &[]);
     let known = seeds.clone();
-    Target::new("store_snapshot", seeds).memory(|_| 32 << 20).run(|bytes| {
+    Target::new("store_snapshot", seeds).run(|bytes| {
         let Some(pages) = pages(bytes) else { return Verdict::Refused("no pages".into()) };
         let restored = empty.clone().restore(&mut pages.into_iter());
         if let Ok(store) = &restored {
@@ -233,7 +231,7 @@ fn fuzz_forged_snapshots() {
         pages.get_mut(usize::from(*page))?.body = body.to_vec();
         Some(pages)
     };
-    Target::new("store_forged", seeds.collect()).few(1000).memory(|_| 64 << 20).run(|bytes| {
+    Target::new("store_forged", seeds.collect()).few(1000).run(|bytes| {
         let store = replaced(bytes).and_then(forged);
         let verdict = Verdict::of_option(&store);
         let Some(mut store) = store else { return verdict };

@@ -104,7 +104,7 @@ fn fuzz_log_records() {
     let lives = (0..).map(|n| (n % 2, n % 3));
     let log: Vec<_> = lives.zip(records).map(|(life, record)| (life, codec::encode(&record))).collect();
     let seeds = vec![codec::encode(&log), codec::encode(&log[3..5].to_vec())];
-    Target::new("log_record", seeds).memory(|_| 24 << 20).run(|bytes| {
+    Target::new("log_record", seeds).run(|bytes| {
         type Log = Vec<((u32, u64), Vec<u8>)>;
         let Ok(log) = codec::decode::<Log>(bytes) else { return Verdict::Refused("no log".into()) };
         let mut replayed = Replayed::default();

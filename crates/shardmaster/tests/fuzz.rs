@@ -149,7 +149,7 @@ fn fuzz_snapshots() {
     seeds.push(snapshot(&world.master));
     let known = seeds.clone();
     let fresh = master(8, 3);
-    Target::new("master_snapshot", seeds).memory(|_| 32 << 20).run(|bytes| {
+    Target::new("master_snapshot", seeds).run(|bytes| {
         let Some(pages) = pages(bytes) else { return Verdict::Refused("no pages".into()) };
         let restored = fresh.clone().restore(&mut pages.into_iter());
         if let Ok(master) = &restored {
@@ -189,7 +189,7 @@ fn fuzz_forged_snapshots() {
         pages.get_mut(usize::from(*page))?.body = body.to_vec();
         Some(pages)
     };
-    Target::new("master_forged", seeds.collect()).few(1000).memory(|_| 64 << 20).run(|bytes| {
+    Target::new("master_forged", seeds.collect()).few(1000).run(|bytes| {
         let master = replaced(bytes).and_then(forged);
         let verdict = Verdict::of_option(&master);
         let Some(mut master) = master else { return verdict };
