@@ -29,6 +29,10 @@ pub(crate) struct Shard {
     tally: Tally,
 }
 
+/// No counter of a shard comes this far by counting. A copy that says so was forged, and the next step would overflow in
+/// every replica.
+pub(crate) const COUNT_MAX: u64 = u64::MAX / 2;
+
 /// Keys and values with the revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Data {

@@ -19,7 +19,7 @@ use crate::genesis::Limits;
 use crate::handoff::{Copy, Dirty, DirtyItem, DirtyRecord, Place, PlaceRecord, SessionRow};
 use crate::key::Key;
 use crate::session::{Row, Sessions, Sweep};
-use crate::shard::{Data, Shard};
+use crate::shard::{COUNT_MAX, Data, Shard};
 use crate::store::Store;
 use crate::txn::{Lock, Parked, Record, Txns};
 use crate::value::Value;
@@ -240,7 +240,7 @@ pub(crate) fn restore(empty: Store, pages: &mut dyn Iterator<Item = Page>) -> Re
             finish(&mut store, shard.take())?;
             let body: PlacePage = codec::decode(&page.body).map_err(malformed(key))?;
             let building = Building::new(id, body);
-            shard = Some(building.ok_or_else(|| refused(format!("{key:?}: half a copy")))?);
+            shard = Some(building.ok_or_else(|| refused(format!("{key:?}: no whole copy")))?);
         } else {
             let building = shard.as_mut().ok_or_else(|| refused(format!("{key:?} without a shard")))?;
             building.take(key, &page.body, header.shards)?;
@@ -250,9 +250,12 @@ pub(crate) fn restore(empty: Store, pages: &mut dyn Iterator<Item = Page>) -> Re
     store.log_time = header.log_time;
     store.unreadable = header.unreadable;
     store.retired = header.retired;
-    match store.state_hash() == header.state_hash {
+    let (found, written) = (store.state_hash(), header.state_hash);
+    match found == written {
         true => Ok(store),
-        false => Err(refused("state hash differs: pages are missing or damaged")),
+        false => Err(refused(format!(
+            "pages are missing or damaged: state hash {found:032x}, written as {written:032x}"
+        ))),
     }
 }
 
@@ -288,7 +291,7 @@ struct Building {
 }
 
 impl Building {
-    /// `None` if there are scalars without a copy, or a copy without.
+    /// `None` if there are scalars without a copy, or a copy without, or counters that can't be.
     fn new(id: ShardId, page: PlacePage) -> Option<Building> {
         let PlacePage { place, scalars } = page;
         if place.copy.is_some() != scalars.is_some() {
@@ -299,6 +302,9 @@ impl Building {
             (revision, Sweep { after: sweep_after, lowest: sweep_lowest, oldest: sweep_oldest }, tickets)
         });
         let changes = place.copy.as_ref().and_then(|copy| copy.phase.changes());
+        if revision.max(tickets).max(changes.unwrap_or(0)) > COUNT_MAX {
+            return None;
+        }
         Some(Building {
             id,
             place,

@@ -2,6 +2,12 @@
 
 use bincode::{Decode, Encode};
 
+/// Largest [`Limits::accept_ahead_slots`].
+pub const ACCEPT_AHEAD_SLOTS_MAX: u64 = 1 << 20;
+/// A promise reports no slot this far above the promiser's `chosen_end`. More than any votes: the `chosen_end` of a
+/// replica that was restarted may be a little behind.
+pub(crate) const PROMISE_AHEAD_SLOTS_MAX: u64 = ACCEPT_AHEAD_SLOTS_MAX + (1 << 16);
+
 /// Bounds and timeouts of one replica. Local: two replicas of a group may differ in all but `lease_us`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Limits {
@@ -91,6 +97,10 @@ impl Limits {
             (self.drift_ppm < 500_000, "drift must be below 50 %"),
             (self.window_slots >= 1 && self.chunk_slots >= 1, "window and chunk need room for one slot"),
             (self.accept_ahead_slots >= self.window_slots, "accept_ahead must cover the window"),
+            (
+                self.accept_ahead_slots <= ACCEPT_AHEAD_SLOTS_MAX,
+                "accept_ahead must not be above 1048576 slots",
+            ),
             (self.keep_bytes_min <= self.keep_bytes_max, "keep_bytes_min must not exceed keep_bytes_max"),
             (
                 self.heartbeat_us > 0 && self.resend_us > 0 && self.catch_up_us > 0,

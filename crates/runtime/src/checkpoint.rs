@@ -271,4 +271,6 @@ fn remove_others(data_dir: &Path, current: Option<&Current>) -> Result<(), Check
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;

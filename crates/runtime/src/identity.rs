@@ -111,7 +111,8 @@ impl Identity {
         if record.node != node {
             return Err(IdentityError::ForeignNode { found: record.node, expected: node });
         }
-        record.boot += 1;
+        // No directory was started so often.
+        record.boot = record.boot.checked_add(1).ok_or_else(|| SealError::Corrupt(dir.join(SEAL.name)))?;
         let mut identity = Identity { fs, dir: dir.to_owned(), record, _lock: lock };
         identity.replace(record)?;
         Ok(identity)

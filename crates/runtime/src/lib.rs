@@ -8,6 +8,8 @@ pub mod checkpoint;
 mod clock;
 pub mod fs;
 pub mod genesis;
+#[cfg(test)]
+mod hostile;
 pub mod hosting;
 pub mod identity;
 pub mod log;

@@ -146,8 +146,11 @@ pub(crate) fn restore(fresh: Master, pages: &mut dyn Iterator<Item = Page>) -> R
         take(&mut master, &page, usize::from(header.scalars.shards))?;
         last = page.key;
     }
-    if state_hash(&master) != header.state_hash {
-        return Err(refused("state hash differs: pages are missing or damaged"));
+    let (found, written) = (state_hash(&master), header.state_hash);
+    if found != written {
+        return Err(refused(format!(
+            "pages are missing or damaged: state hash {found:032x}, written as {written:032x}"
+        )));
     }
     master.check().map_err(|broken| refused(format!("the state breaks an invariant: {broken}")))?;
     Ok(master)

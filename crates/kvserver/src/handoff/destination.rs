@@ -12,7 +12,7 @@ use crate::genesis::Limits;
 use crate::handoff::place::{Copy, Phase, Place, Staging};
 use crate::handoff::{Base, Chunk, HandoffReply, Item, MISMATCHES_MAX, Position, Seal, SessionRow};
 use crate::session::Sweep;
-use crate::shard::Shard;
+use crate::shard::{COUNT_MAX, Shard};
 use crate::txn::is_record_that_moves;
 
 impl Staging {
@@ -110,6 +110,8 @@ impl Place {
         let Some(Copy { epoch: found, shard, phase }) = &mut self.copy else { return nothing };
         let Phase::Staging(staging) = phase else { return nothing };
         let fits = *found == epoch && staging.at == chunk.from && staging.mismatches < MISMATCHES_MAX;
+        let countable = |seal: &Seal| seal.revision.max(seal.tickets).max(seal.changes_end) <= COUNT_MAX;
+        let fits = fits && chunk.seal.as_deref().is_none_or(countable);
         if !fits || !chunk.items.iter().all(|item| is_valid(item, id, limits, shards)) {
             return nothing;
         }
@@ -152,6 +154,44 @@ fn is_valid(item: &Item, shard: ShardId, limits: &Limits, shards: u16) -> bool {
         Item::Row { row, .. } => row.as_ref().is_none_or(SessionRow::is_ordered),
         Item::Record { number, record } => {
             record.as_ref().is_none_or(|bytes| is_record_that_moves(*number, bytes))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use paxos::ids::{Generation, GroupId};
+
+    use super::*;
+
+    /// A last chunk of an empty shard, whose seal is right but for what it counts.
+    fn last_chunk(tickets: u64, revision: u64) -> Chunk {
+        let shard = ShardId(0);
+        let mut copy = Shard::new(shard);
+        copy.set_scalars(revision, Sweep::default(), tickets);
+        let Sweep { after, lowest, oldest } = Sweep::default();
+        let seal = Seal {
+            digest: copy.tally().hash,
+            revision,
+            sweep: (after, lowest),
+            oldest,
+            tickets,
+            log_time: LogTime(1),
+            changes_end: 0,
+        };
+        let to = Position { base: Base::Done, staged: 0 };
+        let (from, items, seal) = (Position::default(), Vec::new(), Some(Box::new(seal)));
+        Chunk { shard, epoch: Epoch(2), from, to, items, left: 0, changes_end: 0, seal }
+    }
+
+    #[test]
+    fn a_copy_that_counted_too_far_never_serves() {
+        let from = GroupRef { group: GroupId(1), generation: Generation(1) };
+        for (tickets, revision, serves) in [(9, 9, true), (u64::MAX, 9, false), (9, u64::MAX - 1, false)] {
+            let mut place = Place::default();
+            place.stage(ShardId(0), Epoch(2), from);
+            let (reply, ..) = place.take_chunk(last_chunk(tickets, revision), &Limits::default(), 4);
+            assert_eq!((reply.applied, place.serving().is_ok()), (serves, serves), "{tickets}, {revision}");
         }
     }
 }

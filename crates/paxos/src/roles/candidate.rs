@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Ballot, Moment, NodeId, Slot};
 use crate::io::{Delay, Output, Timer};
+use crate::limits::PROMISE_AHEAD_SLOTS_MAX;
 use crate::message::{Command, Entry, Known, Message};
 use crate::quorum::{NodeSet, Voters};
 use crate::replica::Replica;
@@ -32,6 +33,14 @@ pub struct PromisePart<C> {
     pub chunk: u32,
     /// How many there are.
     pub chunks: u32,
+}
+
+impl<C> PromisePart<C> {
+    /// It reports a slot that its promiser can't have voted for: every slot below it would be filled (P10).
+    fn is_too_far_ahead(&self) -> bool {
+        let end = self.chosen_end.0.saturating_add(PROMISE_AHEAD_SLOTS_MAX);
+        self.known.iter().any(|(slot, _)| slot.0 >= end)
+    }
 }
 
 /// The promise of one acceptor, as far as its chunks have arrived.
@@ -255,7 +264,7 @@ impl<C: Command> Replica<C> {
         out: &mut Output<C>,
     ) {
         let Role::Candidate(candidate) = &mut self.role else { return };
-        if candidate.ballot != ballot || part.chunk >= part.chunks {
+        if candidate.ballot != ballot || part.chunk >= part.chunks || part.is_too_far_ahead() {
             return;
         }
         if let Some(elected) = candidate.on_promise(from, part, &self.config.voters) {

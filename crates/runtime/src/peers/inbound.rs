@@ -95,7 +95,8 @@ async fn read_frames(network: &Network, peer: NodeId, mut frames: Streaming<v1::
     }
 }
 
-fn take(network: &Network, peer: NodeId, frame: v1::PeerFrame) -> Result<(), String> {
+/// Hands a frame to the node's next turn, all of it or nothing.
+pub(crate) fn take(network: &Network, peer: NodeId, frame: v1::PeerFrame) -> Result<(), String> {
     let to = network.myself.node;
     let (deaf, loss) = {
         let faults = network.faults.lock();

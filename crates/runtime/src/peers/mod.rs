@@ -224,6 +224,10 @@ impl Network {
         if hello.cluster.as_ref() != cluster.to_be_bytes() {
             return Err(format!("{node} belongs to another cluster"));
         }
+        if node == self.myself.node {
+            // What a node says to itself never comes by a link, and is believed.
+            return Err(format!("{node} is this node"));
+        }
         match self.incarnation_of(node) {
             None => return Err(format!("{node} isn't known here")),
             Some(known) if known.0 != hello.incarnation => {

@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use paxos::limits::ACCEPT_AHEAD_SLOTS_MAX;
+
 use crate::routing::{GROUPS_MAX, SHARDS_MAX};
 
 use super::units::{parse_size, parse_time, show_size, show_time};
@@ -148,7 +150,7 @@ pub const KEYS: &[Key<Config>] = &[
     key!("limits.checkpoint_rate", Size, MIB, 64 * GIB, bounds.checkpoint_bytes_per_s, "How fast a checkpoint is written, a second."),
     key!("limits.window_slots", Count, 1, 65_536, limits.window_slots, "Slots a leader may have in flight."),
     key!("limits.window", Size, MIB, 16 * GIB, limits.window_bytes, "Their bytes; one slot is always allowed."),
-    key!("limits.accept_ahead", Count, 1, 1 << 20, limits.accept_ahead_slots, "How far above its chosen end a follower takes slots."),
+    key!("limits.accept_ahead", Count, 1, ACCEPT_AHEAD_SLOTS_MAX, limits.accept_ahead_slots, "How far above its chosen end a follower takes slots."),
     key!("limits.chunk", Size, KIB, 32 * MIB, limits.chunk_bytes, "Log in one message of catch-up; one entry is always allowed."),
     key!("limits.chunk_slots", Count, 1, 65_536, limits.chunk_slots, "Slots in one message of catch-up."),
     key!("limits.keep_min", Size, 0, 64 * GIB, limits.keep_bytes_min, "Log kept in memory once every voter has applied it."),

@@ -4,6 +4,7 @@ mod basics;
 mod corruption;
 mod crashes;
 mod faults;
+mod hostile;
 mod real;
 mod threads;
 mod trimming;

@@ -1,0 +1,84 @@
+//! Hostile bytes where checkpoints are read: the file that names one, and the records of its store.
+
+use std::collections::BTreeMap;
+
+use ::fuzz::run::{Target, Verdict};
+
+use super::layout::{self, Record};
+use super::*;
+
+/// A store in memory.
+struct Shelf(BTreeMap<Vec<u8>, Vec<u8>>);
+
+impl PageStore for Shelf {
+    fn create(_: &Path) -> Result<Shelf, StoreError> {
+        Ok(Shelf(BTreeMap::new()))
+    }
+
+    fn open(_: &Path) -> Result<Shelf, StoreError> {
+        Ok(Shelf(BTreeMap::new()))
+    }
+
+    fn put(&mut self, records: Vec<Record>) -> Result<(), StoreError> {
+        self.0.extend(records);
+        Ok(())
+    }
+
+    fn range<'a>(
+        &'a self,
+        first: &[u8],
+        last: &[u8],
+    ) -> Box<dyn Iterator<Item = Result<Record, StoreError>> + 'a> {
+        let range = self.0.range(first.to_vec()..=last.to_vec());
+        Box::new(range.map(|(key, value)| Ok((key.clone(), value.clone()))))
+    }
+
+    fn close(self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+const GROUP: GroupId = GroupId(3);
+
+fn read(records: BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Vec<Page>, CheckpointError> {
+    layout::pages(&Shelf(records), GROUP).collect()
+}
+
+/// The pages are those that were written, or fewer, which their number tells, or there is an error.
+#[test]
+fn fuzz_pages() {
+    let page = |at: u8, length: usize| Page { key: vec![at, 1], body: vec![at; length] };
+    let pages = [page(1, 10), page(2, 6500), page(3, 0)];
+    let records: Vec<Record> =
+        (0..).zip(&pages).flat_map(|(at, page)| layout::records(GROUP, at, page)).collect();
+    Target::new("checkpoint_pages", vec![codec::encode(&records)]).run(|bytes| {
+        let Ok(records) = codec::decode::<Vec<Record>>(bytes) else {
+            return Verdict::Refused("no records".into());
+        };
+        let found = read(records.into_iter().collect());
+        if let Ok(found) = &found {
+            assert!(pages.starts_with(found), "other pages than were written");
+        }
+        Verdict::of(&found)
+    });
+}
+
+#[test]
+fn fuzz_current() {
+    let meta = GroupMeta {
+        group: GROUP,
+        generation: Generation(1),
+        applied_end: Slot(300),
+        state_hash: 1 << 100,
+        pages: 7,
+    };
+    let file = FileSum { path: "db/conf".to_string(), length: 70_000, crc: 9 };
+    let current = Current { number: 3, groups: vec![meta], files: vec![file] };
+    Target::new("checkpoint_current", vec![codec::encode(&current)]).run(|bytes| {
+        let decoded = codec::decode::<Current>(bytes);
+        if let Ok(current) = &decoded {
+            assert_eq!(codec::decode::<Current>(&codec::encode(current)).as_ref(), Ok(current));
+        }
+        Verdict::of(&decoded)
+    });
+}
