@@ -1,0 +1,121 @@
+//! What can go wrong, as something a test can match on; and the line that says how to get the same luck again.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::Mode;
+use crate::view::View;
+
+/// The variable that a seed is taken from.
+pub const SEED_VARIABLE: &str = "SYNOD_SEED";
+
+/// A cluster, a fault or a wait that didn't come to what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// This mode can't do that; another one may.
+    #[error("mode {mode}: {what} isn't possible: {why}")]
+    Unsupported {
+        /// The cluster's mode.
+        mode: Mode,
+        /// What was asked for.
+        what: &'static str,
+        /// Why not.
+        why: &'static str,
+    },
+    /// What the builder was told doesn't fit.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is no `kvserver` to run.
+    #[error(
+        "no kvserver to run: looked at {}; build one (`cargo build -p kvserver`), and name it by {} or Builder::binary",
+        paths(.looked),
+        crate::host::BINARY_VARIABLE
+    )]
+    NoBinary {
+        /// Where it was looked for.
+        looked: Vec<PathBuf>,
+    },
+    /// The cluster has no such node.
+    #[error("there is no node {node}; the nodes are {nodes:?}")]
+    NoSuchNode {
+        /// The node that was named.
+        node: u32,
+        /// Those that are there.
+        nodes: Vec<u32>,
+    },
+    /// A node isn't as it was asked to be.
+    #[error("{0}; {1}")]
+    Node(String, Replay),
+    /// A wait ended without what was waited for.
+    #[error("{0}")]
+    TimedOut(Box<TimedOut>),
+    /// A file or a port of this machine.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What was reported.
+        error: std::io::Error,
+    },
+    /// The client.
+    #[error("{said} ({outcome})", said = .0, outcome = .0.outcome)]
+    Client(#[from] client::Error),
+}
+
+fn paths(looked: &[PathBuf]) -> String {
+    looked.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+impl Error {
+    pub(crate) fn io(what: impl Into<String>, error: std::io::Error) -> Error {
+        Error::Io { what: what.into(), error }
+    }
+}
+
+/// What was waited for, and what each node says instead.
+#[derive(Clone, Debug)]
+pub struct TimedOut {
+    /// What was waited for.
+    pub what: String,
+    /// For how long.
+    pub after: Duration,
+    /// What is missing.
+    pub missing: String,
+    /// What the nodes said last.
+    pub view: View,
+    /// How to get the same luck again.
+    pub replay: Replay,
+}
+
+impl fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "no {} after {:?}: {}", self.what, self.after, self.missing)?;
+        write!(f, "{}{}", self.view, self.replay)
+    }
+}
+
+/// The seed of a cluster, and the test that began it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// The seed.
+    pub seed: u64,
+    /// The test by its name, where the thread that began the cluster was a test's.
+    pub test: Option<String>,
+}
+
+impl Replay {
+    /// Of the test on whose thread this is called.
+    pub(crate) fn here(seed: u64) -> Replay {
+        let test = std::thread::current().name().map(str::to_string);
+        Replay { seed, test: test.filter(|name| name != "main" && !name.starts_with("tokio-")) }
+    }
+}
+
+impl fmt::Display for Replay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seed = self.seed;
+        write!(f, "seed {seed}; replay with: {SEED_VARIABLE}={seed} cargo test")?;
+        self.test.as_ref().map_or(Ok(()), |test| write!(f, " {test} -- --exact"))
+    }
+}
