@@ -3,17 +3,18 @@
 use std::fmt;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvserver::server::config::{Config, Listen, NodeEntry};
 
 use crate::cluster::TestCluster;
-use crate::error::{Error, Replay, SEED_VARIABLE};
+use crate::error::{Error, Replay, seed};
 use crate::host::{Place, process};
 use crate::keeper::Keeper;
 
 /// How often ports are looked for anew, if somebody took one meanwhile.
 const TRIES: u32 = 3;
+const POLL: Duration = Duration::from_millis(20);
 
 /// Where the nodes of a cluster live. A test's body is the same in all modes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,6 +121,7 @@ impl Builder {
                 Err(Error::Node(..)) if tries < TRIES => {}
                 Ok(cluster) => {
                     cluster.wait().leaders().await?;
+                    self.await_registered(&cluster).await?;
                     return Ok(cluster);
                 }
                 Err(error) => return Err(error),
@@ -135,6 +137,19 @@ impl Builder {
         let reached = keeper.wishes.reached(1).await;
         reached.map_err(|why| Error::Node(why, replay.clone()))?;
         Ok(TestCluster::new(self.mode, self.timeout, configs, keeper, dir, replay.clone()))
+    }
+
+    /// Waits until the shardmaster would take every node into a new group.
+    async fn await_registered(&self, cluster: &TestCluster) -> Result<(), Error> {
+        let (began, master) = (Instant::now(), cluster.client().await?.shardmaster());
+        let new = u32::from(self.groups) + 1;
+        loop {
+            match master.join(new, &cluster.nodes(), true).await {
+                Ok(_) => return Ok(()),
+                Err(error) if began.elapsed() > self.timeout => return Err(error.into()),
+                Err(_) => tokio::time::sleep(POLL).await,
+            }
+        }
     }
 
     fn configs(&self, dir: &Path) -> Result<Vec<Config>, Error> {
@@ -160,34 +175,23 @@ impl Builder {
     }
 }
 
-fn seed(told: Option<u64>) -> Result<u64, Error> {
-    match std::env::var(SEED_VARIABLE) {
-        Ok(text) => {
-            text.parse().map_err(|_| Error::Invalid(format!("{SEED_VARIABLE}={text}: that isn't a number")))
-        }
-        Err(_) => Ok(told.unwrap_or_else(rand::random)),
-    }
+fn free_entries(nodes: u32) -> std::io::Result<Vec<NodeEntry>> {
+    let mut ports = free_ports(usize::try_from(3 * nodes).unwrap_or_default())?.into_iter();
+    let mut port = || ports.next().unwrap_or_default();
+    Ok((1..=nodes).map(|id| NodeEntry { id, client: port(), peer: port(), http: port() }).collect())
 }
 
-/// Ports that are free on one address of loopback.
-fn free_entries(nodes: u32) -> std::io::Result<Vec<NodeEntry>> {
-    // Held until all are found, so that none is found twice.
-    let mut held = Vec::new();
-    let mut one = |host: Ipv4Addr| -> std::io::Result<String> {
-        let listener = TcpListener::bind((host, 0))?;
-        let address = listener.local_addr()?.to_string();
-        held.push(listener);
-        Ok(address)
-    };
+/// Addresses, `host:port`, at which nobody listens.
+pub(crate) fn free_ports(count: usize) -> std::io::Result<Vec<String>> {
     let host = own_loopback();
-    (1..=nodes)
-        .map(|id| Ok(NodeEntry { id, client: one(host)?, peer: one(host)?, http: one(host)? }))
-        .collect()
+    // Held until all are found, so that none is found twice.
+    let held = (0..count).map(|_| TcpListener::bind((host, 0))).collect::<std::io::Result<Vec<_>>>()?;
+    held.iter().map(|listener| Ok(listener.local_addr()?.to_string())).collect()
 }
 
 /// An address that nobody else uses, if all of 127/8 is loopback here: so no port of a node that is down is taken by another
 /// test, or by the near end of somebody's connection.
-pub(crate) fn own_loopback() -> Ipv4Addr {
+fn own_loopback() -> Ipv4Addr {
     let [a, b, c] = rand::random::<[u8; 3]>();
     let own = Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254));
     if TcpListener::bind((own, 0)).is_ok() { own } else { Ipv4Addr::LOCALHOST }

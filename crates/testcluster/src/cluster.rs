@@ -93,8 +93,7 @@ impl TestCluster {
 
     /// The luck of one part of a test: a stream of numbers that the seed and this name decide.
     pub fn luck(&self, name: &str) -> Prng {
-        let of_name = name.bytes().fold(self.replay.seed, |seed, byte| Prng::new(seed ^ u64::from(byte)).draw());
-        Prng::new(of_name)
+        self.replay.luck(name)
     }
 
     pub(crate) fn configs(&self) -> &[Config] {
@@ -281,7 +280,7 @@ impl TestCluster {
 
     /// What is wrong at present, in words.
     pub fn faults(&self) -> Vec<String> {
-        self.keeper.wishes.in_force()
+        self.keeper.wishes.in_force().values().map(Kind::to_string).collect()
     }
 
     async fn begin(&self, kind: Kind) -> Result<Fault, Error> {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use testkit::prng::Prng;
+
 use crate::Mode;
 use crate::view::View;
 
@@ -109,6 +111,21 @@ impl Replay {
     pub(crate) fn here(seed: u64) -> Replay {
         let test = std::thread::current().name().map(str::to_string);
         Replay { seed, test: test.filter(|name| name != "main" && !name.starts_with("tokio-")) }
+    }
+
+    /// A stream of numbers that the seed and a name decide.
+    pub(crate) fn luck(&self, name: &str) -> Prng {
+        Prng::new(name.bytes().fold(self.seed, |seed, byte| Prng::new(seed ^ u64::from(byte)).draw()))
+    }
+}
+
+/// The seed that the environment says, else the one that was told, else any.
+pub(crate) fn seed(told: Option<u64>) -> Result<u64, Error> {
+    match std::env::var(SEED_VARIABLE) {
+        Ok(text) => {
+            text.parse().map_err(|_| Error::Invalid(format!("{SEED_VARIABLE}={text}: that isn't a number")))
+        }
+        Err(_) => Ok(told.unwrap_or_else(rand::random)),
     }
 }
 

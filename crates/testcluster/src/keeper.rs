@@ -104,9 +104,9 @@ impl Wishes {
         self.reach(version).await.states
     }
 
-    /// What is wrong at present, in words.
-    pub(crate) fn in_force(&self) -> Vec<String> {
-        self.wanted.lock().in_force.values().map(Kind::to_string).collect()
+    /// The faults in force.
+    pub(crate) fn in_force(&self) -> InForce {
+        self.wanted.lock().in_force.clone()
     }
 
     /// Waits until the keeper has come so far.

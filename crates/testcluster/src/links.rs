@@ -110,6 +110,13 @@ pub(crate) fn told(me: u32, faults: &InForce) -> Faults {
     told
 }
 
+/// Whether these faults lose all messages between two nodes, in one direction at least.
+pub(crate) fn are_cut(a: u32, b: u32, faults: &InForce) -> bool {
+    let (of_a, of_b) = (told(a, faults), told(b, faults));
+    [&of_a.mute_to, &of_a.deaf_to].iter().any(|nodes| nodes.contains(&b))
+        || [&of_b.mute_to, &of_b.deaf_to].iter().any(|nodes| nodes.contains(&a))
+}
+
 /// What a node is to be.
 pub(crate) fn life(me: u32, faults: &InForce) -> Life {
     let any = |kind: &Kind| faults.values().any(|fault| fault == kind);
@@ -146,6 +153,7 @@ mod tests {
     fn one_way_loses_one_direction() {
         let faults = in_force(&[Kind::OneWay { from: 1, to: 2 }]);
         assert!(!hears(&faults, 1, 2) && hears(&faults, 2, 1) && hears(&faults, 1, 3));
+        assert!(are_cut(1, 2, &faults) && are_cut(2, 1, &faults) && !are_cut(1, 3, &faults));
     }
 
     #[test]

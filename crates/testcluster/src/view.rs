@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use wire::v1::{Migration, ReplicaStatus, StatusResponse, Transaction, TransactionsResponse};
 
 use crate::keeper::NodeState;
+use crate::links::{InForce, Kind, are_cut};
 
 /// How long a node may take to say something.
 const ASK_WITHIN: Duration = Duration::from_secs(2);
@@ -21,8 +22,9 @@ pub struct View {
     pub nodes: BTreeMap<u32, NodeView>,
     /// Shards that aren't where they are to be, as the shardmaster tells; or why it doesn't.
     pub moves: Result<Vec<Migration>, String>,
-    /// The faults in force.
+    /// The faults in force, in words.
     pub faults: Vec<String>,
+    in_force: InForce,
 }
 
 /// What one node says.
@@ -41,10 +43,7 @@ pub type Replica<'a> = (u32, &'a ReplicaStatus);
 
 impl View {
     /// Asks all nodes that run, at the same time.
-    pub(crate) async fn take(
-        nodes: BTreeMap<u32, (NodeState, String)>,
-        faults: Vec<String>,
-    ) -> View {
+    pub(crate) async fn take(nodes: BTreeMap<u32, (NodeState, String)>, in_force: InForce) -> View {
         let up = nodes.values().filter(|(state, _)| *state == NodeState::Up);
         let up: Vec<String> = up.map(|(_, address)| address.clone()).collect();
         let mut asking = JoinSet::new();
@@ -53,7 +52,8 @@ impl View {
         }
         let moves = moves(up).await;
         let nodes = asking.join_all().await.into_iter().collect();
-        View { nodes, moves, faults }
+        let faults = in_force.values().map(Kind::to_string).collect();
+        View { nodes, moves, faults, in_force }
     }
 
     /// The replicas that are told of, by group.
@@ -67,12 +67,15 @@ impl View {
         groups
     }
 
-    /// The node that leads a group: it says so, and so does a majority of the voters.
+    /// The node that leads a group: it says so, and so does a majority of the voters, not counting those that are cut off
+    /// from it and haven't noticed.
     pub fn leader(&self, group: u32) -> Option<u32> {
         let groups = self.groups();
         let replicas = groups.get(&group)?;
         let leads = |(node, replica): &&Replica<'_>| {
-            let followers = replicas.iter().filter(|(_, other)| other.leader == *node);
+            let followers = replicas
+                .iter()
+                .filter(|(other, it)| it.leader == *node && !are_cut(*node, *other, &self.in_force));
             replica.role == "leader" && 2 * followers.count() > replica.voters.len()
         };
         replicas.iter().find(leads).map(|(node, _)| *node)
@@ -279,7 +282,8 @@ mod tests {
             let status = Ok(StatusResponse { replicas, ..StatusResponse::default() });
             (id, NodeView { state: NodeState::Up, status, transactions: Ok(transactions) })
         };
-        View { nodes: (1..).zip(replicas).map(node).collect(), moves: Ok(Vec::new()), faults: vec![] }
+        let (moves, faults, in_force) = (Ok(Vec::new()), Vec::new(), InForce::new());
+        View { nodes: (1..).zip(replicas).map(node).collect(), moves, faults, in_force }
     }
 
     #[test]
@@ -289,6 +293,11 @@ mod tests {
         assert_eq!(two.leader(1), Some(2), "the other one doesn't know yet");
         let alone = view(&[cut_off, replica("candidate", 0, 7, "a"), replica("follower", 0, 7, "a")]);
         assert_eq!((alone.leader(1), alone.leader(2)), (None, None));
+        let follower = || replica("follower", 1, 7, "a");
+        let mut unaware = view(&[replica("leader", 1, 7, "a"), follower(), follower()]);
+        assert_eq!(unaware.leader(1), Some(1));
+        unaware.in_force.insert(1, Kind::Partition([1].into(), [2, 3].into()));
+        assert_eq!(unaware.leader(1), None, "they are cut off from it");
         assert!(alone.without_leader().unwrap().contains("[1]"));
     }
 

@@ -16,8 +16,8 @@ use thread::{Thread, Way};
 pub const BINARY_VARIABLE: &str = "SYNOD_KVSERVER";
 
 /// A port of a node that has ended may take a moment to be free.
-const PORT_TRIES: u32 = 50;
-const PORT_PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const PORT_TRIES: u32 = 50;
+pub(crate) const PORT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where nodes live.
 #[derive(Clone, Debug)]
