@@ -77,7 +77,9 @@ impl StateMachine for Queue {
 
     fn state_hash(&self) -> u128 {
         let bytes = self.pages().flat_map(|page| [page.key, vec![0], page.body, vec![0]]).flatten();
-        bytes.fold(0, |hash: u128, byte| hash.wrapping_mul(0x0100_0000_01b3).wrapping_add(u128::from(byte) + 1))
+        bytes.fold(0, |hash: u128, byte| {
+            hash.wrapping_mul(0x0100_0000_01b3).wrapping_add(u128::from(byte) + 1)
+        })
     }
 
     fn state_bytes(&self) -> u64 {

@@ -31,7 +31,9 @@ pub struct Report {
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
     /// No order of the operations explains what clients saw.
-    #[error("P7: the history isn't linearizable; the smallest part of it that can't be ordered:\n{window}\n{replay}")]
+    #[error(
+        "P7: the history isn't linearizable; the smallest part of it that can't be ordered:\n{window}\n{replay}"
+    )]
     NotLinearizable {
         /// The operations that can't be ordered.
         window: Box<Window>,
@@ -195,7 +197,8 @@ impl<'a> Check<'a> {
 
 async fn copies_led_by(address: &str) -> Result<Vec<CopyLoad>, String> {
     let asked = async {
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
+        let endpoint =
+            Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
         let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
         let told = GroupsClient::new(channel).load(LoadRequest {}).await;
         told.map(|told| told.into_inner().copies).map_err(|status| status.message().to_string())
@@ -241,7 +244,11 @@ mod tests {
         assert_eq!(judged(vec![first.clone(), frozen, second.clone()]), None, "it serves nobody");
         let twice = judged(vec![first.clone(), copy(0, 2, 4, "serving"), second.clone()]).unwrap();
         assert!(twice.contains("g1 serving at epoch 1, g2 serving at epoch 4"), "{twice}");
-        assert!(judged(vec![second.clone()]).unwrap().contains("shard 0 is to be served by g1, and there is no copy"));
+        assert!(
+            judged(vec![second.clone()])
+                .unwrap()
+                .contains("shard 0 is to be served by g1, and there is no copy")
+        );
         assert!(judged(vec![first, copy(1, 1, 1, "serving")]).unwrap().contains("shard 1"));
     }
 }

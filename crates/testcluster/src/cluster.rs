@@ -196,7 +196,8 @@ impl TestCluster {
     /// # Errors
     /// [`Error::NoSuchNode`]; [`Error::Invalid`] if a node is on both sides.
     pub async fn partition(&self, a: &[u32], b: &[u32]) -> Result<Fault, Error> {
-        let (a, b): (BTreeSet<u32>, BTreeSet<u32>) = (a.iter().copied().collect(), b.iter().copied().collect());
+        let (a, b): (BTreeSet<u32>, BTreeSet<u32>) =
+            (a.iter().copied().collect(), b.iter().copied().collect());
         match a.intersection(&b).next() {
             Some(node) => Err(Error::Invalid(format!("node {node} can't be on both sides of a cut"))),
             None => self.begin(Kind::Partition(a, b)).await,

@@ -216,7 +216,10 @@ impl Kept {
     fn live_as(&mut self, wanted: &InForce, restart: bool) {
         self.look(wanted);
         // What ended at a step comes back when that fault is healed.
-        if self.wrong.is_some() && !self.told.crash_at.is_empty() && told(self.id(), wanted).crash_at.is_empty() {
+        if self.wrong.is_some()
+            && !self.told.crash_at.is_empty()
+            && told(self.id(), wanted).crash_at.is_empty()
+        {
             self.wrong = None;
         }
         let life = life(self.id(), wanted);
@@ -239,7 +242,11 @@ impl Kept {
 
     fn hold_still(&mut self, paused: bool) {
         let Some(host) = self.host.as_mut().filter(|_| self.is_paused != paused) else { return };
-        if paused { host.pause() } else { host.resume() }
+        if paused {
+            host.pause()
+        } else {
+            host.resume()
+        }
         self.is_paused = paused;
     }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use client::{
-    Client, Consistency, Error, ErrorKind, Number, Txn, TxnError, TxnOp, TxnReply, TxnResult, Versioned, Written,
+    Client, Consistency, Error, ErrorKind, Number, Txn, TxnError, TxnOp, TxnReply, TxnResult, Versioned,
+    Written,
 };
 use parking_lot::Mutex;
 use testkit::history::{History, Operation, Outcome, alone};
@@ -173,11 +174,8 @@ impl Recorded {
     /// # Errors
     /// As there.
     pub async fn cas(&self, key: &[u8], expected: Option<&[u8]>, value: &[u8]) -> Result<Written, Error> {
-        let op = TxnOp::Cas {
-            key: key.to_vec(),
-            expected: expected.map(<[u8]>::to_vec),
-            value: value.to_vec(),
-        };
+        let op =
+            TxnOp::Cas { key: key.to_vec(), expected: expected.map(<[u8]>::to_vec), value: value.to_vec() };
         self.single(op, self.client.cas(key, expected, value), written).await
     }
 
@@ -254,13 +252,12 @@ mod tests {
     fn a_dropped_operation_stays_as_one_of_unknown_outcome_unless_it_only_reads() {
         let recorder = Recorder::default();
         let who = recorder.new_client();
-        let (put, get) = (
-            TxnOp::Put { key: b"k".to_vec(), value: b"v".to_vec() },
-            TxnOp::Get { key: b"k".to_vec() },
-        );
+        let (put, get) =
+            (TxnOp::Put { key: b"k".to_vec(), value: b"v".to_vec() }, TxnOp::Get { key: b"k".to_vec() });
         run(async {
             for op in [put, get.clone()] {
-                let never = recorder.record(who, alone(op), std::future::pending::<()>(), |()| Outcome::Unknown);
+                let never =
+                    recorder.record(who, alone(op), std::future::pending::<()>(), |()| Outcome::Unknown);
                 let _late = tokio::time::timeout(std::time::Duration::from_millis(1), never).await;
             }
             let found = |(): &()| reply(TxnResult::Value(Some((b"v".to_vec(), 1))));

@@ -143,9 +143,8 @@ impl View {
     pub(crate) fn diverged(&self) -> Option<(u32, String)> {
         for (group, replicas) in self.groups() {
             for (index, (node, a)) in replicas.iter().enumerate() {
-                let at_the_same = |b: &ReplicaStatus| {
-                    (a.generation, a.applied_end) == (b.generation, b.applied_end)
-                };
+                let at_the_same =
+                    |b: &ReplicaStatus| (a.generation, a.applied_end) == (b.generation, b.applied_end);
                 let other = replicas[index + 1..]
                     .iter()
                     .find(|(_, b)| at_the_same(b) && a.state_hash != b.state_hash);
@@ -311,7 +310,11 @@ mod tests {
         assert!(replicas(6).unrest().unwrap().contains("applied the same"));
         let mut locked = replicas(7);
         if let Ok(told) = &mut locked.nodes.get_mut(&1).unwrap().transactions {
-            told.transactions.push(Transaction { group: 1, state: "prepared".into(), ..Transaction::default() });
+            told.transactions.push(Transaction {
+                group: 1,
+                state: "prepared".into(),
+                ..Transaction::default()
+            });
         }
         assert!(locked.unrest().unwrap().contains("prepared"));
         let mut moving = replicas(7);

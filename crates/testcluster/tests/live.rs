@@ -111,7 +111,10 @@ async fn a_wait_that_fails_says_what_every_node_says() {
     for part in ["node 3: down", "node 1: up, ok", "promised b", "fault: {1} and {2, 3}", "seed 42"] {
         assert!(words.contains(part), "{part} isn't in: {words}");
     }
-    assert!(words.contains("SYNOD_SEED=42 cargo test a_wait_that_fails_says_what_every_node_says"), "{words}");
+    assert!(
+        words.contains("SYNOD_SEED=42 cargo test a_wait_that_fails_says_what_every_node_says"),
+        "{words}"
+    );
     cluster.heal().await.unwrap();
     cluster.check().all().await.unwrap();
 }
