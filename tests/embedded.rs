@@ -81,12 +81,14 @@ async fn a_binary_that_isnt_one_is_told_of() {
 fn a_test_that_is_killed_leaves_no_process() {
     if std::env::var_os(ABORT).is_some() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let cluster = runtime.block_on(on_processes().start()).unwrap();
+        // Found by the environment.
+        let cluster = runtime.block_on(TestCluster::builder().mode(Mode::Process).start()).unwrap();
         println!("\nlistening {} {}", cluster.endpoints().join(" "), cluster.dir().display());
         std::process::abort();
     }
     let mut test = Command::new(std::env::current_exe().unwrap());
-    test.args(["--exact", "--nocapture", "a_test_that_is_killed_leaves_no_process"]).env(ABORT, "1");
+    test.args(["--exact", "--nocapture", "a_test_that_is_killed_leaves_no_process"]);
+    test.env(ABORT, "1").env(testcluster::BINARY_VARIABLE, tests::binaries().join("kvserver"));
     let output = test.output().unwrap();
     let words = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = words.lines().find_map(|line| line.strip_prefix("listening ")).expect("it got so far");

@@ -107,6 +107,7 @@ impl Builder {
     /// [`Error::TimedOut`] if they don't come to have leaders.
     pub async fn start(self) -> Result<TestCluster, Error> {
         let replay = Replay::here(seed(self.seed)?);
+        replay.say();
         let place = match self.mode {
             Mode::Live => Place::Threads,
             Mode::Process => Place::Processes { binary: process::find(self.binary.as_deref())? },

@@ -2,6 +2,7 @@
 //! behind, and whether every shard has one owner (P8).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use testkit::history::{Figures, Verdict, Window, judge};
@@ -28,7 +29,9 @@ pub struct Report {
 }
 
 /// What is wrong with a cluster, or why that can't be said.
-#[derive(Debug, thiserror::Error)]
+///
+/// Its `Debug` is what it says in words, since that is what a test that returns it shows.
+#[derive(thiserror::Error)]
 pub enum CheckError {
     /// No order of the operations explains what clients saw.
     #[error(
@@ -87,6 +90,12 @@ pub enum CheckError {
         /// How to get the same luck again.
         replay: Replay,
     },
+}
+
+impl fmt::Debug for CheckError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
 }
 
 /// Judges a cluster, see [`TestCluster::check`].

@@ -13,7 +13,9 @@ use crate::view::View;
 pub const SEED_VARIABLE: &str = "SYNOD_SEED";
 
 /// A cluster, a fault or a wait that didn't come to what was asked.
-#[derive(Debug, thiserror::Error)]
+///
+/// Its `Debug` is what it says in words, since that is what a test that returns it shows.
+#[derive(thiserror::Error)]
 pub enum Error {
     /// This mode can't do that; another one may.
     #[error("mode {mode}: {what} isn't possible: {why}")]
@@ -65,6 +67,12 @@ pub enum Error {
     Client(#[from] client::Error),
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
 fn paths(looked: &[PathBuf]) -> String {
     looked.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
@@ -113,6 +121,11 @@ impl Replay {
         Replay { seed, test: test.filter(|name| name != "main" && !name.starts_with("tokio-")) }
     }
 
+    /// Says it to standard output, which a test's harness shows if the test fails, for whatever reason.
+    pub(crate) fn say(&self) {
+        println!("{self}");
+    }
+
     /// A stream of numbers that the seed and a name decide.
     pub(crate) fn luck(&self, name: &str) -> Prng {
         Prng::new(name.bytes().fold(self.seed, |seed, byte| Prng::new(seed ^ u64::from(byte)).draw()))
@@ -134,5 +147,31 @@ impl fmt::Display for Replay {
         let seed = self.seed;
         write!(f, "seed {seed}; replay with: {SEED_VARIABLE}={seed} cargo test")?;
         self.test.as_ref().map_or(Ok(()), |test| write!(f, " {test} -- --exact"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replay_names_the_test_and_draws_the_same() {
+        let replay = Replay::here(9);
+        let name = "error::tests::a_replay_names_the_test_and_draws_the_same";
+        assert_eq!(
+            replay.to_string(),
+            format!("seed 9; replay with: SYNOD_SEED=9 cargo test {name} -- --exact")
+        );
+        assert_eq!(replay.luck("x").draw(), Replay { seed: 9, test: None }.luck("x").draw());
+        assert_ne!(replay.luck("x").draw(), replay.luck("y").draw());
+        assert_ne!(replay.luck("x").draw(), Replay { seed: 8, test: None }.luck("x").draw());
+        let elsewhere = Replay { seed: 9, test: None };
+        assert_eq!(elsewhere.to_string(), "seed 9; replay with: SYNOD_SEED=9 cargo test");
+    }
+
+    #[test]
+    fn what_a_test_that_returns_an_error_shows_is_in_words() {
+        let error = Error::NoSuchNode { node: 4, nodes: vec![1] };
+        assert_eq!(format!("{error:?}"), "there is no node 4; the nodes are [1]");
     }
 }

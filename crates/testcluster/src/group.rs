@@ -2,6 +2,7 @@
 //!
 //! The nodes are those of the store: the same log, the same disk, the same leases. Only what they replicate is yours.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,9 @@ const PAUSE: Duration = Duration::from_millis(10);
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why replicas of your state machine don't do what they were asked for.
-#[derive(Debug, thiserror::Error)]
+///
+/// Its `Debug` is what it says in words, since that is what a test that returns it shows.
+#[derive(thiserror::Error)]
 pub enum GroupError {
     /// No replica answered in time. What was proposed may have been applied, or may yet be.
     #[error("no answer within {after:?}; last: {last}; the replicas:\n{replicas}\n{replay}")]
@@ -56,6 +59,12 @@ pub enum GroupError {
     /// The cluster below.
     #[error(transparent)]
     Cluster(#[from] Error),
+}
+
+impl fmt::Debug for GroupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
 }
 
 /// Replicas of a state machine `S`. When this is dropped, no thread, port or file of them is left.
@@ -106,6 +115,7 @@ impl<S: StateMachine> TestGroup<S> {
         let members = std::iter::repeat_with(|| None).take(count).collect();
         let (machine, timeout) = (Arc::new(machine), Duration::from_secs(30));
         let replay = Replay::here(seed(None)?);
+        replay.say();
         let mut group = TestGroup { members, machine, nodes, dir, timeout, replay };
         for node in group.nodes() {
             group.restart(node)?;

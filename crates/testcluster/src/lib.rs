@@ -34,8 +34,8 @@
 //! # Luck
 //!
 //! The seed decides all that this library draws: what a [`Workload`] does, [`TestCluster::any_fault`], your own draws from
-//! [`TestCluster::luck`]. It doesn't decide how threads and messages meet, since the clock is the real one. Every failure
-//! prints the seed and the command that sets it again.
+//! [`TestCluster::luck`]. It doesn't decide how threads and messages meet, since the clock is the real one. Every cluster
+//! says at its start, and every failed wait or check again, which seed it has and which command sets it.
 //!
 //! # Judging
 //!

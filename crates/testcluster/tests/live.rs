@@ -5,8 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use client::Consistency;
+use client::{Consistency, TxnOp, TxnReply, TxnResult};
 use testcluster::{CheckError, Error, Mode, NodeState, TestCluster};
+use testkit::history::{Outcome, alone};
 
 async fn small() -> TestCluster {
     TestCluster::builder().groups(2).replicas(3).seed(42).start().await.unwrap()
@@ -142,6 +143,27 @@ async fn shards_move_under_load_and_faults_and_the_history_is_right() {
 }
 
 #[tokio::test]
+async fn p7_a_lie_is_found_and_the_seed_is_told() {
+    let cluster = TestCluster::builder().groups(1).replicas(1).seed(42).start().await.unwrap();
+    let (client, recorder) = (cluster.recorded().await.unwrap(), cluster.recorder());
+    client.put(b"k", b"old").await.unwrap();
+    client.put(b"k", b"new").await.unwrap();
+    client.put(b"other", b"value").await.unwrap();
+    cluster.check().all().await.unwrap();
+    let found = |(): &()| {
+        let results = vec![TxnResult::Value(Some((b"old".to_vec(), 1)))];
+        Outcome::Replied(TxnReply { held: true, results })
+    };
+    let get = alone(TxnOp::Get { key: b"k".to_vec() });
+    recorder.record(recorder.new_client(), get, async {}, found).await;
+    let error = cluster.check().all().await.unwrap_err();
+    let CheckError::NotLinearizable { window, .. } = &error else { panic!("{error}") };
+    assert!(window.operations.len() <= 2, "{window}");
+    let words = error.to_string();
+    assert!(words.contains("SYNOD_SEED=42 cargo test p7_a_lie_is_found_and_the_seed_is_told"), "{words}");
+}
+
+#[tokio::test]
 async fn what_a_mode_cannot_do_and_what_isnt_there_are_typed_errors() {
     let cluster = TestCluster::builder().replicas(1).groups(1).start().await.unwrap();
     assert_eq!((cluster.mode(), cluster.nodes()), (Mode::Live, vec![1]));
@@ -150,6 +172,27 @@ async fn what_a_mode_cannot_do_and_what_isnt_there_are_typed_errors() {
     assert!(matches!(cluster.partition(&[1], &[1]).await, Err(Error::Invalid(_))));
     assert!(matches!(cluster.lossy(101).await, Err(Error::Invalid(_))));
     assert!(cluster.faults().is_empty());
+}
+
+#[tokio::test]
+async fn a_fault_that_outlives_its_cluster_hangs_nobody() {
+    let cluster = TestCluster::builder().replicas(1).groups(1).start().await.unwrap();
+    let (paused, lossy) = (cluster.pause(1).await.unwrap(), cluster.lossy(50).await.unwrap());
+    assert_eq!(paused.to_string(), "node 1 stands still");
+    cluster.stop();
+    paused.heal().await.unwrap();
+    drop(lossy);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_test_that_blocks_its_thread_stops_no_node() {
+    let cluster = small().await;
+    let client = cluster.client().await.unwrap();
+    client.put(b"k", b"v").await.unwrap();
+    let leader = cluster.wait().leader(1).await.unwrap();
+    // Longer than any lease and any election.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(cluster.view().await.leader(1), Some(leader));
 }
 
 #[tokio::test]
