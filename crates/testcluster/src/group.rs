@@ -265,7 +265,8 @@ impl<S: StateMachine> TestGroup<S> {
             bounds: Bounds::default(),
         };
         let machine = self.machine.clone();
-        Thread::start(format!("node {node}"), async move || {
+        let data_dir = options.data_dir.clone();
+        Thread::start(format!("node {node}"), &data_dir, async move || {
             let handle = start_node(&options, &machine).await.map_err(|error| error.to_string())?;
             let stopping = handle.clone();
             Ok((async move || stopping.stop().await, handle))

@@ -134,9 +134,19 @@ impl View {
             let first = ends.next();
             first.is_none_or(|first| first.1 == first.2 && ends.all(|other| other == first))
         };
-        let groups = self.groups();
-        let uneven = groups.iter().find(|(_, replicas)| !at_one_end(replicas))?;
-        Some(format!("replicas of group {} haven't applied the same yet", uneven.0))
+        let all_run = self.nodes.values().all(|node| node.state == NodeState::Up);
+        // One that has just come, or is about to go.
+        let is_whole =
+            |replicas: &[Replica<'_>]| replicas.iter().all(|(_, it)| it.voters.len() == replicas.len());
+        for (group, replicas) in self.groups() {
+            if all_run && !is_whole(&replicas) {
+                return Some(format!("group {group} has {} replicas, not one a voter", replicas.len()));
+            }
+            if !at_one_end(&replicas) {
+                return Some(format!("replicas of group {group} haven't applied the same yet"));
+            }
+        }
+        None
     }
 
     /// Replicas that applied the same, and have another state: P5 doesn't hold.
@@ -308,6 +318,8 @@ mod tests {
         };
         assert_eq!(replicas(7).unrest(), None);
         assert!(replicas(6).unrest().unwrap().contains("applied the same"));
+        let two = view(&[replica("leader", 1, 7, "a"), replica("follower", 1, 7, "a")]);
+        assert!(two.unrest().unwrap().contains("2 replicas"));
         let mut locked = replicas(7);
         if let Ok(told) = &mut locked.nodes.get_mut(&1).unwrap().transactions {
             told.transactions.push(Transaction {

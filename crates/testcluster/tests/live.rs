@@ -137,7 +137,7 @@ async fn shards_move_under_load_and_faults_and_the_history_is_right() {
     let ((), summary) = cluster.workload().clients(3).operations(1_000).during(meanwhile).await.unwrap();
     assert!(summary.done > 20, "{summary:?}");
     let report = cluster.check().all().await.unwrap();
-    assert!(report.history.operations > 20 && report.replicas == 9, "{report:?}");
+    assert!(report.history.operations > 20 && report.replicas >= 9, "{report:?}");
     let routing = cluster.client().await.unwrap().routing().await;
     assert!(routing.owners.iter().all(|owner| [2, 3].contains(&owner.0)), "{routing:?}");
 }

@@ -83,7 +83,8 @@ impl Host {
 
 fn start_thread(config: &Config) -> Result<Thread, String> {
     let config = config.clone();
-    Thread::start(format!("node {}", config.node), async move || {
+    let (name, data_dir) = (format!("node {}", config.node), config.data_dir.clone());
+    Thread::start(name, &data_dir, async move || {
         let mut tries = 0;
         let running = loop {
             match serve(config.clone()).await {

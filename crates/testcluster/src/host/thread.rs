@@ -2,15 +2,21 @@
 //!
 //! So a node is independent of the test's runtime: a test that blocks its thread doesn't stop the cluster.
 
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc as channel;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 
 /// How long work beside a node (a checkpoint) may take to end.
 const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// A checkpoint may go on writing for so long after its node has ended.
+const UNLOCKED_WITHIN: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(2);
 
 /// How a node ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,12 +39,14 @@ pub(crate) struct Thread {
     /// Held while it is paused.
     pause: Option<channel::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    data_dir: PathBuf,
 }
 
 impl Thread {
-    /// Runs `start` on a thread of its own. What that gives is how to stop in good order, and something to take along.
+    /// Runs `start` on a thread of its own; the node writes only into `data_dir`. What that gives is how to stop in good order, and something to take along.
     pub(crate) fn start<T, Stop>(
         name: String,
+        data_dir: &Path,
         start: impl AsyncFnOnce() -> Result<(Stop, T), String> + Send + 'static,
     ) -> Result<(Thread, T), String>
     where
@@ -51,7 +59,8 @@ impl Thread {
             .name(name)
             .spawn(move || live(start, listen, &told))
             .map_err(|error| error.to_string())?;
-        let thread = Thread { orders, pause: None, thread: Some(thread) };
+        let data_dir = data_dir.to_path_buf();
+        let thread = Thread { orders, pause: None, thread: Some(thread), data_dir };
         // A thread that panics drops its end.
         let taken = hear.recv().unwrap_or_else(|_| Err("the node panicked at its start".to_string()))?;
         Ok((thread, taken))
@@ -83,6 +92,7 @@ impl Thread {
         if let Some(thread) = self.thread.take() {
             // A panic of the thread was reported where it happened.
             let _panicked = thread.join();
+            await_unlocked(&self.data_dir.join("lock"));
         }
     }
 }
@@ -90,6 +100,17 @@ impl Thread {
 impl Drop for Thread {
     fn drop(&mut self) {
         self.finish(Way::Crash);
+    }
+}
+
+/// Work beside a node that writes into its directory holds this lock.
+fn await_unlocked(lock: &Path) {
+    let began = Instant::now();
+    while began.elapsed() < UNLOCKED_WITHIN {
+        match File::open(lock).map(|file| file.try_lock()) {
+            Ok(Err(std::fs::TryLockError::WouldBlock)) => std::thread::sleep(POLL),
+            Ok(_) | Err(_) => return,
+        }
     }
 }
 
@@ -151,7 +172,7 @@ mod tests {
             };
             Ok((stop, ()))
         };
-        let (thread, ()) = Thread::start("counting".to_string(), start).unwrap();
+        let (thread, ()) = Thread::start("counting".to_string(), Path::new("/nowhere"), start).unwrap();
         (thread, count, stops)
     }
 
@@ -187,9 +208,26 @@ mod tests {
     }
 
     #[test]
+    fn it_has_ended_when_nothing_writes_into_its_directory_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = File::create(dir.path().join("lock")).unwrap();
+        lock.lock().unwrap();
+        let start = async || Ok((async || {}, ()));
+        let (thread, ()) = Thread::start("writing".to_string(), dir.path(), start).unwrap();
+        let writer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            drop(lock);
+        });
+        let began = Instant::now();
+        thread.end(Way::Crash);
+        assert!(began.elapsed() > Duration::from_millis(250));
+        writer.join().unwrap();
+    }
+
+    #[test]
     fn why_it_doesnt_start_is_told() {
         let start = async || Err::<(fn() -> std::future::Ready<()>, ()), _>("no room".to_string());
-        let failed = Thread::start("failing".to_string(), start);
+        let failed = Thread::start("failing".to_string(), Path::new("/nowhere"), start);
         assert_eq!(failed.err().as_deref(), Some("no room"));
     }
 }
