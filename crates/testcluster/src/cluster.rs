@@ -243,17 +243,20 @@ impl TestCluster {
         self.begin(Kind::Lossy { percent }).await
     }
 
-    /// A fault that `luck` draws, and that leaves a majority which can serve.
+    /// A fault that `luck` draws, and that leaves a majority of three or more nodes which can serve. A single node is paused.
     ///
     /// # Errors
     /// As the fault.
     pub async fn any_fault(&self, luck: &mut Prng) -> Result<Fault, Error> {
         let nodes = self.nodes();
-        let (a, others) = (*luck.pick(&nodes), nodes.clone());
-        let others: Vec<u32> = others.into_iter().filter(|node| *node != a).collect();
-        let b = if others.is_empty() { a } else { *luck.pick(&others) };
+        let a = *luck.pick(&nodes);
+        let others: Vec<u32> = nodes.into_iter().filter(|node| *node != a).collect();
+        if others.is_empty() {
+            return self.pause(a).await;
+        }
+        let b = *luck.pick(&others);
         match luck.below(6) {
-            0 if !others.is_empty() => self.isolate(a).await,
+            0 => self.isolate(a).await,
             1 => self.one_way(a, b).await,
             2 => self.slow(a, b, Duration::from_millis(luck.between(5, 100))).await,
             3 => self.lossy(u32::try_from(luck.between(1, 20)).unwrap_or(1)).await,
