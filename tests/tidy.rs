@@ -23,6 +23,7 @@ const PURE_CRATES: &[&str] = &["paxos", "kvserver", "testkit", "shardmaster"];
 const CHECKERS: &[&str] = &[
     "crates/paxos/src/invariants.rs",
     "crates/testkit/",
+    "crates/testcluster/",
     "crates/kvserver/tests/",
     "crates/runtime/src/log/tests/",
     "model/",

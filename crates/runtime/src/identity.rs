@@ -56,12 +56,12 @@ pub enum IdentityError {
     },
 }
 
-/// A data directory, locked for as long as this lives.
+/// A data directory, locked for as long as this lives, or a lock of [`Identity::lock`].
 pub struct Identity {
     fs: Arc<dyn Fs>,
     dir: PathBuf,
     record: Record,
-    _lock: Box<dyn FsLock>,
+    lock: Arc<dyn FsLock>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -113,7 +113,7 @@ impl Identity {
         }
         // No directory was started so often.
         record.boot = record.boot.checked_add(1).ok_or_else(|| SealError::Corrupt(dir.join(SEAL.name)))?;
-        let mut identity = Identity { fs, dir: dir.to_owned(), record, _lock: lock };
+        let mut identity = Identity { fs, dir: dir.to_owned(), record, lock: lock.into() };
         identity.replace(record)?;
         Ok(identity)
     }
@@ -143,6 +143,11 @@ impl Identity {
     /// Drawn when the directory was created.
     pub fn incarnation(&self) -> Incarnation {
         self.record.incarnation
+    }
+
+    /// For work that writes into the directory and may outlive the node: until it ends, nobody else may begin there.
+    pub(crate) fn lock(&self) -> Arc<dyn FsLock> {
+        self.lock.clone()
     }
 
     /// How often the directory was started, this time included.
@@ -213,6 +218,17 @@ mod tests {
         let foreign = refusal(dir.path(), NodeId(4));
         assert!(matches!(foreign, IdentityError::ForeignNode { found: NODE, expected: NodeId(4) }));
         assert_eq!(Identity::open(dir.path(), NODE).unwrap().boot(), 2, "refused starts don't count");
+    }
+
+    #[test]
+    fn a_directory_stays_locked_until_the_last_work_in_it_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Identity::open(dir.path(), NODE).unwrap();
+        let work = node.lock();
+        drop(node);
+        assert!(matches!(refusal(dir.path(), NODE), IdentityError::Locked(_)));
+        drop(work);
+        assert_eq!(Identity::open(dir.path(), NODE).unwrap().boot(), 2);
     }
 
     #[test]

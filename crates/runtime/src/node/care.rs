@@ -125,7 +125,10 @@ impl<S: StateMachine> Node<S> {
         let dir = self.options.data_dir.clone();
         let pace = self.options.bounds.checkpoint_bytes_per_s;
         let inbox = self.inbox.clone();
+        let lock = self.identity.lock();
         let work = move || {
+            // Also if the node ends meanwhile, and another one is to begin in this directory.
+            let _held = lock;
             yield_to_others();
             let outcome = checkpoint::write(&dir, states, pace).map_err(|e| e.to_string());
             inbox.order(Order::Checkpointed(outcome.map(|_| ends)));

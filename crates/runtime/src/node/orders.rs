@@ -200,7 +200,7 @@ impl<S: StateMachine> Node<S> {
         }
         let waiting = self.stopping.take().map_or(Vec::new(), |(_, waiting)| waiting);
         let inbox = self.inbox.clone();
-        // The log and the lock of the directory are free once everything is dropped.
+        // The log and the lock of the directory are free once everything is dropped, and a checkpoint has ended.
         drop(self);
         drop(inbox.orders.lock().take());
         for answer in waiting {

@@ -1,0 +1,348 @@
+//! Who keeps the nodes as they are to be: one thread that owns them, and a list of what is wanted that anybody may change.
+//!
+//! A handle that is dropped can't wait, so nothing is done where it is asked for: the list changes, and the keeper makes the
+//! nodes follow. Whoever can wait, waits until the keeper has come to that version of the list.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use client::Access;
+use kvserver::server::config::Config;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use wire::v1::Faults;
+
+use crate::host::thread::Way;
+use crate::host::{Host, Place};
+use crate::links::{InForce, Kind, Life, life, told};
+
+/// How long a node may take to be told of faults.
+const TELL_WITHIN: Duration = Duration::from_secs(5);
+const TELL_PAUSE: Duration = Duration::from_millis(20);
+
+/// Whether a node runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeState {
+    /// It does.
+    Up,
+    /// It stands still.
+    Paused,
+    /// It was crashed.
+    Down,
+    /// It ended by itself, or doesn't start: why.
+    Ended(String),
+}
+
+/// What is wanted, see the module.
+#[derive(Default)]
+struct Wanted {
+    /// Counts the changes.
+    version: u64,
+    next_fault: u64,
+    in_force: InForce,
+    restarts: BTreeSet<u32>,
+    over: Option<Way>,
+}
+
+/// How far the keeper has come.
+#[derive(Clone, Debug, Default)]
+struct Done {
+    version: u64,
+    states: BTreeMap<u32, NodeState>,
+    /// Nodes that aren't as they should be, and why.
+    wrong: BTreeMap<u32, String>,
+}
+
+/// What is shared with the thread.
+pub(crate) struct Wishes {
+    wanted: Mutex<Wanted>,
+    changed: Notify,
+    done: watch::Sender<Done>,
+}
+
+impl Wishes {
+    fn change<T>(&self, change: impl FnOnce(&mut Wanted) -> T) -> (u64, T) {
+        let mut wanted = self.wanted.lock();
+        wanted.version += 1;
+        let made = change(&mut wanted);
+        let version = wanted.version;
+        drop(wanted);
+        self.changed.notify_one();
+        (version, made)
+    }
+
+    /// A fault comes into force; its number, and what to wait for.
+    pub(crate) fn begin(&self, kind: Kind) -> (u64, u64) {
+        let (version, number) = self.change(|wanted| {
+            wanted.next_fault += 1;
+            wanted.in_force.insert(wanted.next_fault, kind);
+            wanted.next_fault
+        });
+        (number, version)
+    }
+
+    /// Faults end; what to wait for.
+    pub(crate) fn end(&self, ends: impl Fn(u64, &Kind) -> bool) -> u64 {
+        self.change(|wanted| wanted.in_force.retain(|number, kind| !ends(*number, kind))).0
+    }
+
+    /// A node is stopped in good order, if it runs, and started; what to wait for.
+    pub(crate) fn restart(&self, node: u32) -> u64 {
+        let held_up = |kind: &Kind| matches!(kind, Kind::Crash(it) | Kind::Pause(it) if *it == node);
+        self.change(|wanted| {
+            wanted.in_force.retain(|_, kind| !held_up(kind));
+            wanted.restarts.insert(node)
+        })
+        .0
+    }
+
+    /// The nodes as they are once the keeper has looked again.
+    pub(crate) async fn states(&self) -> BTreeMap<u32, NodeState> {
+        let (version, ()) = self.change(|_| ());
+        self.reach(version).await.states
+    }
+
+    /// The faults in force.
+    pub(crate) fn in_force(&self) -> InForce {
+        self.wanted.lock().in_force.clone()
+    }
+
+    /// Waits until the keeper has come so far.
+    ///
+    /// # Errors
+    /// The nodes that aren't as they should be.
+    pub(crate) async fn reached(&self, version: u64) -> Result<(), String> {
+        let done = self.reach(version).await;
+        let wrong: Vec<String> = done.wrong.iter().map(|(node, why)| format!("node {node}: {why}")).collect();
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+    }
+
+    async fn reach(&self, version: u64) -> Done {
+        let mut done = self.done.subscribe();
+        let reached = done.wait_for(|done| done.version >= version).await;
+        reached.map(|done| done.clone()).unwrap_or_default()
+    }
+}
+
+/// Owns the nodes. None is left when this is dropped.
+pub(crate) struct Keeper {
+    pub(crate) wishes: Arc<Wishes>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Starts the nodes.
+    ///
+    /// # Errors
+    /// Why the keeper can't be. Whether the nodes could be started says [`Wishes::reached`] of version 0.
+    pub(crate) fn start(place: Place, configs: Vec<Config>) -> std::io::Result<Keeper> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let done = watch::channel(Done::default()).0;
+        let wanted = Mutex::new(Wanted { version: 1, ..Wanted::default() });
+        let wishes = Arc::new(Wishes { wanted, changed: Notify::new(), done });
+        wishes.changed.notify_one();
+        let nodes = configs.into_iter().map(|config| Kept::new(place.clone(), config)).collect();
+        let ward = Ward { nodes, wishes: wishes.clone() };
+        let thread = std::thread::Builder::new()
+            .name("keeper".to_string())
+            .spawn(move || runtime.block_on(ward.keep()))?;
+        Ok(Keeper { wishes, thread: Some(thread) })
+    }
+
+    /// Ends all nodes; returns when they are gone.
+    pub(crate) fn end(&mut self, way: Way) {
+        self.wishes.change(|wanted| wanted.over = Some(way));
+        if let Some(thread) = self.thread.take() {
+            // A panic was reported where it happened; the nodes went with the thread.
+            let _panicked = thread.join();
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.end(Way::Crash);
+    }
+}
+
+/// A node, and what it was told.
+struct Kept {
+    place: Place,
+    config: Config,
+    host: Option<Host>,
+    is_paused: bool,
+    told: Faults,
+    wrong: Option<String>,
+}
+
+impl Kept {
+    fn new(place: Place, config: Config) -> Kept {
+        Kept { place, config, host: None, is_paused: false, told: told(0, &InForce::new()), wrong: None }
+    }
+
+    fn id(&self) -> u32 {
+        self.config.node
+    }
+
+    fn start(&mut self) {
+        match Host::start(&self.place, &self.config) {
+            Ok(host) => (self.host, self.wrong) = (Some(host), None),
+            Err(why) => self.wrong = Some(why),
+        }
+        (self.told, self.is_paused) = (told(0, &InForce::new()), false);
+    }
+
+    fn crash(&mut self) {
+        if let Some(host) = self.host.take() {
+            host.crash();
+        }
+        self.is_paused = false;
+    }
+
+    /// Notices that it ended by itself. One that was told to isn't missed until that fault is healed.
+    fn look(&mut self, wanted: &InForce) {
+        let Some(why) = self.host.as_mut().and_then(Host::ended) else { return };
+        self.host = None;
+        let was_told_to = !self.told.crash_at.is_empty();
+        let is_still_wanted = !told(self.id(), wanted).crash_at.is_empty();
+        if !was_told_to || is_still_wanted {
+            self.wrong = Some(why);
+        }
+    }
+
+    /// All but what it is told of its links.
+    fn live_as(&mut self, wanted: &InForce, restart: bool) {
+        self.look(wanted);
+        // What ended at a step comes back when that fault is healed.
+        if self.wrong.is_some()
+            && !self.told.crash_at.is_empty()
+            && told(self.id(), wanted).crash_at.is_empty()
+        {
+            self.wrong = None;
+        }
+        let life = life(self.id(), wanted);
+        if restart && life != Life::Down {
+            if let Some(host) = self.host.take() {
+                host.stop();
+            }
+            self.wrong = None;
+        }
+        match life {
+            Life::Down => {
+                self.crash();
+                self.wrong = None;
+            }
+            Life::Up | Life::Paused if self.host.is_none() && self.wrong.is_none() => self.start(),
+            Life::Up => self.hold_still(false),
+            Life::Paused => {}
+        }
+    }
+
+    fn hold_still(&mut self, paused: bool) {
+        let Some(host) = self.host.as_mut().filter(|_| self.is_paused != paused) else { return };
+        if paused {
+            host.pause()
+        } else {
+            host.resume()
+        }
+        self.is_paused = paused;
+    }
+
+    async fn tell(&mut self, wanted: &InForce) -> Result<(), String> {
+        let faults = told(self.id(), wanted);
+        if self.host.is_none() || self.is_paused || faults == self.told {
+            return Ok(());
+        }
+        let telling = async {
+            loop {
+                match set_faults(&self.config.listen.client, faults.clone()).await {
+                    Ok(()) => return,
+                    Err(_) => tokio::time::sleep(TELL_PAUSE).await,
+                }
+            }
+        };
+        match tokio::time::timeout(TELL_WITHIN, telling).await {
+            Ok(()) => {
+                self.told = faults;
+                Ok(())
+            }
+            Err(_) => Err("it can't be told of faults".to_string()),
+        }
+    }
+
+    fn state(&self) -> NodeState {
+        match (&self.wrong, self.host.is_some(), self.is_paused) {
+            (Some(why), false, _) => NodeState::Ended(why.clone()),
+            (_, true, true) => NodeState::Paused,
+            (_, true, false) => NodeState::Up,
+            (None, false, _) => NodeState::Down,
+        }
+    }
+}
+
+async fn set_faults(address: &str, faults: Faults) -> Result<(), String> {
+    let node = client::admin(address, Duration::from_secs(2), &Access::default()).await;
+    let mut node = node.map_err(|error| error.to_string())?;
+    node.set_faults(faults).await.map_err(|status| status.message().to_string())?;
+    Ok(())
+}
+
+/// What the thread has.
+struct Ward {
+    nodes: Vec<Kept>,
+    wishes: Arc<Wishes>,
+}
+
+impl Ward {
+    async fn keep(mut self) {
+        loop {
+            self.wishes.changed.notified().await;
+            let (version, in_force, restarts, over) = {
+                let mut wanted = self.wishes.wanted.lock();
+                let restarts = std::mem::take(&mut wanted.restarts);
+                (wanted.version, wanted.in_force.clone(), restarts, wanted.over)
+            };
+            if let Some(way) = over {
+                self.end(way);
+                return;
+            }
+            let done = self.follow(version, &in_force, &restarts).await;
+            self.wishes.done.send_replace(done);
+        }
+    }
+
+    async fn follow(&mut self, version: u64, in_force: &InForce, restarts: &BTreeSet<u32>) -> Done {
+        let mut done = Done { version, ..Done::default() };
+        for node in &mut self.nodes {
+            node.live_as(in_force, restarts.contains(&node.id()));
+        }
+        for node in &mut self.nodes {
+            if let Err(why) = node.tell(in_force).await {
+                done.wrong.insert(node.id(), why);
+            }
+            node.hold_still(life(node.id(), in_force) == Life::Paused);
+            done.states.insert(node.id(), node.state());
+            // What a fault asked for isn't wrong.
+            if let Some(why) = node.wrong.clone().filter(|_| told(node.id(), in_force).crash_at.is_empty()) {
+                done.wrong.insert(node.id(), why);
+            }
+        }
+        done
+    }
+
+    fn end(mut self, way: Way) {
+        let hosts: Vec<Host> = self.nodes.iter_mut().filter_map(|node| node.host.take()).collect();
+        // At the same time: each may take a while to hand over what it leads.
+        std::thread::scope(|scope| {
+            for host in hosts {
+                scope.spawn(move || match way {
+                    Way::Crash => host.crash(),
+                    Way::Stop => host.stop(),
+                });
+            }
+        });
+        self.wishes.done.send_replace(Done { version: u64::MAX, ..Done::default() });
+    }
+}
