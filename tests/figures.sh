@@ -40,6 +40,14 @@ measure "get linearizable, 256 clients" --workload get --clients 256
 measure "get by lease, 256 clients" --workload get --clients 256 --consistency lease
 measure "get linearizable, 1 client" --workload get --clients 1
 measure "get by lease, 1 client" --workload get --clients 1 --consistency lease
+# Over two groups: what the nodes say to each other counts only if they are led on different ones.
+kvctl member transfer-leader --group 1 --to 1 >&2
+kvctl member transfer-leader --group 2 --to 2 >&2
+measure "transaction in one group, 1 client" --workload txn --local --clients 1
+measure "transaction over two groups, 1 client" --workload txn --across --clients 1
+measure "put, 64 clients" --workload put --clients 64
+measure "transaction in one group, 64 clients" --workload txn --local --clients 64
+measure "transaction over two groups, 64 clients" --workload txn --across --clients 64
 
 kill "$demo"
 wait "$demo" || true
