@@ -46,6 +46,13 @@ pub struct Demo {
     own: Option<tempfile::TempDir>,
 }
 
+/// Nodes that aren't optimized take long to go through their logs when they start. For whatever starts nodes.
+fn checkpoint_sooner(command: &mut Command) {
+    if cfg!(debug_assertions) {
+        command.env("KVSERVER_LIMITS__CHECKPOINT_LOG", "8MiB");
+    }
+}
+
 impl Demo {
     /// Starts one in a directory of its own.
     pub fn start(arguments: &[&str]) -> Demo {
@@ -65,10 +72,7 @@ impl Demo {
         let log = std::fs::File::create(dir.join("demo.log")).expect("the directory is writable");
         let mut command = Command::new(binaries().join("kvctl"));
         command.args(["demo", "--no-shell", "--base-port", "0", "--data-dir"]).arg(dir).args(arguments);
-        if cfg!(debug_assertions) {
-            // Nodes that aren't optimized take long to go through their logs when they start.
-            command.env("KVSERVER_LIMITS__CHECKPOINT_LOG", "8MiB");
-        }
+        checkpoint_sooner(&mut command);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         let child = command.spawn().expect("kvctl starts");
         let demo = Demo { child: Some(child), dir: dir.to_path_buf(), own: None };
@@ -117,6 +121,7 @@ impl Demo {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binaries().join("kvctl"));
         command.args(arguments).env("KVCTL_DEMO", &self.dir).stdin(Stdio::null());
+        checkpoint_sooner(&mut command);
         command
     }
 

@@ -56,7 +56,7 @@ pub enum IdentityError {
     },
 }
 
-/// A data directory, locked for as long as this lives, or a lock of [`Identity::lock`].
+/// A data directory, locked for as long as this lives, or whoever took a share of its lock.
 pub struct Identity {
     fs: Arc<dyn Fs>,
     dir: PathBuf,
