@@ -184,7 +184,7 @@ pub fn all() -> Vec<Named> {
             name: "two-phase-commit",
             about: "two transactions append to the same two keys, each from its side, two tries each",
             kind: Kind::Commit(two_phase_commit()),
-            states: 107_575,
+            states: 133_263,
         },
         Named {
             name: "two-phase-commit-readers",
@@ -196,7 +196,7 @@ pub fn all() -> Vec<Named> {
                 ],
                 ..two_phase_commit()
             }),
-            states: 110_815,
+            states: 139_743,
         },
         Named {
             name: "two-phase-commit-side",
@@ -208,7 +208,7 @@ pub fn all() -> Vec<Named> {
                 ],
                 ..two_phase_commit()
             }),
-            states: 411_603,
+            states: 281_515,
         },
         Named {
             name: "two-phase-commit-slow",
@@ -219,13 +219,13 @@ pub fn all() -> Vec<Named> {
                 late: 2,
                 ..two_phase_commit()
             }),
-            states: 167_600,
+            states: 95_000,
         },
         Named {
             name: "two-phase-commit-single",
             about: "a transaction that may take too long, a write of one of its keys, a read of both",
             kind: Kind::Commit(txn::bounds::Bounds { expires: 1, ..with_single() }),
-            states: 247_876,
+            states: 194_326,
         },
         Named {
             name: "move-during-commit",
@@ -244,7 +244,7 @@ pub fn all() -> Vec<Named> {
                 cancels: false,
                 ..move_during_commit()
             }),
-            states: 344_256,
+            states: 177_608,
         },
         Named {
             name: "move-during-commit-single",
@@ -254,7 +254,7 @@ pub fn all() -> Vec<Named> {
                 moves: move_during_commit().moves,
                 ..with_single()
             }),
-            states: 97_473,
+            states: 79_288,
         },
     ]
 }

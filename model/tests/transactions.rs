@@ -59,7 +59,7 @@ fn one_transaction_is_doubled_given_up_and_tried_again() {
 
 #[test]
 fn two_transactions_in_each_others_way() {
-    exhaust(two(), 9_402);
+    exhaust(two(), 5_108);
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn one_transaction_while_a_shard_moves() {
 #[test]
 fn two_transactions_while_a_shard_moves() {
     let outcome = run(Bounds { ops: catalog::two_phase_commit().ops, expires: 0, late: 0, ..moving() }, None);
-    assert_eq!((outcome.failed(), outcome.exhausted, outcome.states), (None, true, 15_982));
+    assert_eq!((outcome.failed(), outcome.exhausted, outcome.states), (None, true, 8_464));
 }
 
 #[test]
