@@ -184,6 +184,9 @@ fn a_paused_old_owner_serves_nothing_when_it_comes_back() {
             "--wait",
             "--wait-timeout",
             "30s",
+            // The shardmaster may have lost its leader just now.
+            "--timeout",
+            "20s",
         ]);
         runtime.block_on(client.put(KEY, round.to_string().as_bytes())).unwrap();
         // Some reads wait in its socket when it wakes up, some come later; all began after the write had ended.
