@@ -129,9 +129,9 @@ async fn who_gives_way_until_the_deadline_was_not_executed() {
 #[tokio::test]
 async fn a_try_that_would_not_end_in_time_is_not_begun() {
     let fake = Fake::start(1);
-    let options = ClientOptions { timeout: Duration::from_secs(2), ..fake.options() };
+    let options = ClientOptions { timeout: Duration::from_secs(1), ..fake.options() };
     let client = Client::connect(options).await.unwrap();
-    fake.script(1, &[Act::GiveWayAfter(Duration::from_millis(700), Conflict::TimedOut); 9]);
+    fake.script(1, &[Act::GiveWayAfter(Duration::from_millis(400), Conflict::TimedOut); 9]);
     let error = client.transact(Transaction::new().put(b"k", b"v")).await.unwrap_err();
     assert_eq!((error.kind, error.outcome), (ErrorKind::Conflict, Outcome::NotExecuted));
     assert!(fake.writes().len() <= 2, "a third one would end after the deadline");
