@@ -302,7 +302,7 @@ impl Store {
         let reply = match &request.op {
             OpView::Txn(txn) => self.apply_txn(&request, txn, bytes, &head, step),
             op if op.key().is_some_and(|key| self.is_locked(request.shard, key)) => {
-                self.apply_to_locked(&request, bytes, &head)
+                self.apply_to_locked(&request, bytes, &head, step)
             }
             _ => self.apply_single(&request, &head).map(Some),
         };
@@ -330,12 +330,13 @@ impl Store {
         request: &RequestView<'_>,
         bytes: &[u8],
         head: &Head,
+        step: &Step<'_>,
     ) -> Result<Option<Reply>, Elsewhere> {
         let context = Context { limits: &self.limits, log_time: self.log_time };
         let answer = self.shard(request.shard)?.sessions().judge(head, request.op.is_recorded(), &context);
         match answer {
             Some(answer) => Ok(Some(answer)),
-            None => self.park(request.shard, bytes),
+            None => self.park(request.shard, bytes, step),
         }
     }
 

@@ -317,6 +317,33 @@ fn nobody_waits_for_ever() {
 }
 
 #[test]
+fn one_that_is_let_go_in_vain_has_waited_all_the_time() {
+    let mut store = half(&Limits::default());
+    let shard = ShardId(0);
+    let end = |store: &mut Store, attempt, ms| {
+        let command = TxnCommand::Decide { attempt, shard, decision: Decision::Abort };
+        let client = ClientId(1 << 90);
+        let request = GroupRequest { client, sequence: Sequence(1), command: command.into() };
+        let mut batch = BatchBuilder::default();
+        batch.push(&request.encode());
+        apply_bytes(store, &batch.finish(LogTime(ms)))
+            .into_iter()
+            .map(|(id, reply)| (id.client.0, reply))
+            .collect()
+    };
+    // An older transaction waits for the younger one's lock, and so does a write: it is let go behind both.
+    let (younger, older) = (stranger(9, 1), stranger(5, 2));
+    between(&mut store, prepare(younger, 0));
+    between(&mut store, prepare(older, 0));
+    assert_eq!(ask(&mut store, &single(5, 1, &key(0), 1)), [], "since 100");
+    let heard: Vec<(u128, Reply)> = end(&mut store, younger, 1_000);
+    assert!(heard.iter().all(|(client, _)| *client != 5), "the older one has the lock now");
+    let heard = apply_bytes(&mut store, &BatchBuilder::default().finish(LogTime(1_200)));
+    assert_eq!(heard.len(), 1, "{heard:?}");
+    assert_eq!(heard[0].1, Reply::Refused(Refusal::Busy(BusyReason::Locked)));
+}
+
+#[test]
 fn a_request_that_was_given_up_runs_no_more() {
     let mut store = half(&Limits::default());
     let duty = begin(&mut store, 1, 1);

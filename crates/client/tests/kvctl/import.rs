@@ -91,19 +91,25 @@ fn killed_again_and_again_it_applies_each_record_once() {
     let cluster = Fake::start(2);
     let job = Job::new(RECORDS);
     let mut kills = 0;
-    let output = loop {
+    let ended = loop {
         let mut child = job.command(&cluster).spawn().unwrap();
         if kills == 5 || !job.wait_for_more(job.done(), &mut child) {
-            break child.wait_with_output().unwrap();
+            break Some(child.wait_with_output().unwrap());
         }
         child.kill().unwrap();
         child.wait().unwrap();
+        // The kill may come too late. Without a note there is nothing to go on from: the next run would be a new import.
+        if !job.note().exists() {
+            break None;
+        }
         kills += 1;
     };
-    let (code, _, stderr) = told(&output);
-    assert_eq!(code, 0, "{stderr}");
     assert!(kills > 0, "it was too quick to be killed");
-    assert!(stderr.contains("goes on after "), "{stderr}");
+    if let Some(output) = ended {
+        let (code, _, stderr) = told(&output);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stderr.contains("goes on after "), "{stderr}");
+    }
     assert_noted(&job.note(), false);
     assert_each_once(&cluster, RECORDS);
 }

@@ -47,7 +47,7 @@ impl Store {
         }
         let parts = txn.parts(self.shard_count());
         match parts.keys().all(|shard| self.shard(*shard).is_ok()) {
-            true => self.run_here(txn, &parts, bytes, head),
+            true => self.run_here(txn, &parts, bytes, head, step),
             false => self.begin(txn, parts, bytes, head, step),
         }
     }
@@ -74,10 +74,11 @@ impl Store {
         parts: &Parts,
         bytes: &[u8],
         head: &Head,
+        step: &Step<'_>,
     ) -> Result<Option<Reply>, Elsewhere> {
         for (shard, keys) in parts {
             if !self.shard(*shard)?.txns().locks().allows(keys) {
-                return self.park(*shard, bytes);
+                return self.park(*shard, bytes, step);
             }
         }
         for (shard, keys) in parts {
@@ -103,11 +104,17 @@ impl Store {
         Ok(Some(reply))
     }
 
-    /// Lets a request wait until something is unlocked in this shard.
-    pub(crate) fn park(&mut self, shard: ShardId, bytes: &[u8]) -> Result<Option<Reply>, Elsewhere> {
-        let (limits, now) = (self.limits.clone(), self.log_time);
+    /// Lets a request wait until something is unlocked in this shard. One that has waited before, here or in another
+    /// shard, has waited since then.
+    pub(crate) fn park(
+        &mut self,
+        shard: ShardId,
+        bytes: &[u8],
+        step: &Step<'_>,
+    ) -> Result<Option<Reply>, Elsewhere> {
+        let (limits, since) = (self.limits.clone(), step.waited_since.unwrap_or(self.log_time));
         let parked = self.open(shard, |open| {
-            open.change_txns(|id, txns, tally| txns.park(id, bytes, now, &limits, tally))
+            open.change_txns(|id, txns, tally| txns.park(id, bytes, since, &limits, tally))
         })?;
         Ok((!parked).then_some(Reply::Refused(Refusal::Busy(BusyReason::Locked))))
     }
@@ -136,7 +143,7 @@ impl Store {
             self.shard(**shard).is_ok_and(|tables| !tables.txns().locks().allows(keys))
         };
         if let Some((shard, _)) = parts.iter().find(locked) {
-            return self.park(*shard, bytes);
+            return self.park(*shard, bytes, step);
         }
         let number = self.open(home, |open| open.change_txns(|_, txns, _| txns.next_ticket()))?;
         let age = Age { sent_at: head.sent_at, client: head.client, sequence: head.sequence };

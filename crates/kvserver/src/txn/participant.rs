@@ -9,7 +9,8 @@ use crate::store::Store;
 use crate::txn::locks::{Lock, Prepared};
 use crate::txn::record::RecordState;
 use crate::txn::{
-    Access, Attempt, Conflict, Decision, Grant, Step, TxnAnswer, TxnCommand, TxnDuty, TxnState, TxnStatus,
+    Access, Attempt, Conflict, Decision, Grant, Parked, Step, TxnAnswer, TxnCommand, TxnDuty, TxnState,
+    TxnStatus,
 };
 
 impl Store {
@@ -124,10 +125,10 @@ impl Store {
     /// Sends those away that have waited long enough for keys to be unlocked, so that they hear that nothing came of it.
     pub(crate) fn send_away(&mut self, step: &mut Step<'_>) {
         let (now, wait_ms) = (self.log_time.0, self.limits.parked_ms);
-        let is_over = |since: LogTime| now > since.0.saturating_add(wait_ms);
+        let is_over = |first: &Parked| now > first.since.0.saturating_add(wait_ms);
         let shards: Vec<ShardId> = self.busy().collect();
         for shard in shards {
-            while self.shard(shard).is_ok_and(|tables| tables.txns().parked_since().is_some_and(is_over)) {
+            while self.shard(shard).is_ok_and(|tables| tables.txns().first_parked().is_some_and(is_over)) {
                 let first =
                     self.open(shard, |open| open.change_txns(|id, txns, tally| txns.unpark_first(id, tally)));
                 if let Ok(Some(parked)) = first
@@ -159,9 +160,11 @@ impl Store {
                 self.tell_grant(shard, lock, step);
             }
             let parked = self.open(shard, |open| open.change_txns(|id, txns, tally| txns.unpark(id, tally)));
-            for request in parked.unwrap_or_default() {
-                self.apply_request(&request, step);
+            for parked in parked.unwrap_or_default() {
+                step.waited_since = Some(parked.since);
+                self.apply_request(&parked.request, step);
             }
+            step.waited_since = None;
             self.freeze_if_drained(shard);
         }
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use paxos::ids::LogTime;
 use paxos::rsm::state_machine::RequestId;
 
 use crate::command::{Reply, ShardId};
@@ -11,11 +12,13 @@ use crate::command::{Reply, ShardId};
 pub(crate) struct Step<'a> {
     reply: &'a mut dyn FnMut(RequestId, Reply),
     agenda: BTreeSet<ShardId>,
+    /// Of the request at hand, if it has waited before: since when.
+    pub(crate) waited_since: Option<LogTime>,
 }
 
 impl<'a> Step<'a> {
     pub(crate) fn new(reply: &'a mut dyn FnMut(RequestId, Reply)) -> Step<'a> {
-        Step { reply, agenda: BTreeSet::new() }
+        Step { reply, agenda: BTreeSet::new(), waited_since: None }
     }
 
     pub(crate) fn reply(&mut self, id: RequestId, reply: Reply) {

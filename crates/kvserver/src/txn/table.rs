@@ -75,9 +75,9 @@ impl Txns {
         self.parked.iter().map(|(number, parked)| (*number, parked))
     }
 
-    /// Since when the first of those that wait has waited.
-    pub(crate) fn parked_since(&self) -> Option<LogTime> {
-        self.parked.get_min().map(|(_, parked)| parked.since)
+    /// The first of those that wait.
+    pub(crate) fn first_parked(&self) -> Option<&Parked> {
+        self.parked.get_min().map(|(_, parked)| parked)
     }
 
     /// Nothing is under way.
@@ -187,12 +187,8 @@ impl Txns {
     }
 
     /// Takes out all that wait, in order.
-    pub(crate) fn unpark(&mut self, shard: ShardId, tally: &mut Tally) -> Vec<Arc<[u8]>> {
-        let mut all = Vec::with_capacity(self.parked.len());
-        while let Some(parked) = self.unpark_first(shard, tally) {
-            all.push(parked.request);
-        }
-        all
+    pub(crate) fn unpark(&mut self, shard: ShardId, tally: &mut Tally) -> Vec<Parked> {
+        std::iter::from_fn(|| self.unpark_first(shard, tally)).collect()
     }
 
     /// Takes out the first one.
