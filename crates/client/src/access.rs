@@ -1,5 +1,6 @@
 //! How a client proves who it is, and whom it trusts: TLS and a token, for every connection it makes.
 
+use std::error::Error as _;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;

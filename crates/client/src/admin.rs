@@ -50,6 +50,17 @@ pub async fn shardmaster(
         .max_decoding_message_size(wire::MESSAGE_BYTES_MAX))
 }
 
+impl Access {
+    /// A connection to one node (`host:port`), for services that this crate has no words for. `timeout` bounds it and each
+    /// call's beginning.
+    ///
+    /// # Errors
+    /// As [`admin`].
+    pub async fn channel(&self, endpoint: &str, timeout: Duration) -> Result<Channel, Error> {
+        channel(endpoint, timeout, self).await
+    }
+}
+
 async fn channel(endpoint: &str, timeout: Duration, access: &Access) -> Result<Channel, Error> {
     let tuned =
         |target: Endpoint| target.connect_timeout(timeout).timeout(timeout).tcp_nodelay(true);

@@ -20,7 +20,7 @@ use wire::channel::{Channel, Dial};
 
 use crate::call::{Bound, dial, dial_lazily};
 use crate::clock::Clock;
-use crate::life::{Life, State};
+use crate::life::Life;
 use crate::net::{Net, Place};
 
 /// The wall clock of all machines says this at the beginning of a world, in ms since 1970.
