@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use client::{Access, Client, ClientOptions};
 use kvserver::server::config::Config;
+use simulated::World;
 use testkit::prng::Prng;
 
 use crate::builder::{Builder, Mode};
@@ -108,6 +109,14 @@ impl TestCluster {
 
     pub(crate) fn configs(&self) -> &[Config] {
         &self.configs
+    }
+
+    /// The world that it lives in, in mode Sim.
+    pub fn world(&self) -> Option<&World> {
+        match &self.place {
+            Place::World(world) => Some(world),
+            Place::Threads | Place::Processes { .. } => None,
+        }
     }
 
     // ------------------------------------------------------------------------------------------ clients
