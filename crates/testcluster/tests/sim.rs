@@ -61,3 +61,24 @@ fn the_same_seed_gives_the_same_run_to_the_last_byte_and_another_another() {
     assert_same(&first, &second);
     assert_ne!(first, traced(8));
 }
+
+#[test]
+fn adhoc() {
+    let from: u64 = std::env::var("FROM").unwrap().parse().unwrap();
+    for seed in from..from + 25 {
+        let t = std::time::Instant::now();
+        let a = std::panic::catch_unwind(|| traced(seed));
+        let b = std::panic::catch_unwind(|| traced(seed));
+        match (a, b) {
+            (Ok(a), Ok(b)) => {
+                if a != b {
+                    println!("DIFFER {seed}");
+                    std::fs::write(format!("/tmp/s1-{seed}-a"), a).unwrap();
+                    std::fs::write(format!("/tmp/s1-{seed}-b"), b).unwrap();
+                }
+                println!("ok {seed} {:?}", t.elapsed());
+            }
+            _ => println!("FAILED {seed}"),
+        }
+    }
+}
