@@ -120,6 +120,7 @@ fn fuzz_log_records() {
 
 fn network() -> Network {
     Network {
+        env: crate::env::Env::default(),
         myself: Myself { node: NodeId(1), incarnation: Incarnation(100), boot: 3 },
         genesis: Mutex::new(Some(genesis())),
         later: Mutex::default(),

@@ -69,7 +69,16 @@ pub struct Builder {
 impl Default for Builder {
     fn default() -> Builder {
         let (mode, timeout) = (None, Duration::from_secs(30));
-        Builder { mode, groups: 2, replicas: 3, shards: 16, seed: None, timeout, binary: None, observer: None }
+        Builder {
+            mode,
+            groups: 2,
+            replicas: 3,
+            shards: 16,
+            seed: None,
+            timeout,
+            binary: None,
+            observer: None,
+        }
     }
 }
 
@@ -170,7 +179,8 @@ impl Builder {
             Mode::Sim => Dir::Simulated(PathBuf::from("/simulated")),
         };
         let configs = self.configs(mode, dir.path())?;
-        let keeper = Keeper::start(place.clone(), configs.clone()).map_err(|error| Error::io("a thread", error))?;
+        let keeper =
+            Keeper::start(place.clone(), configs.clone()).map_err(|error| Error::io("a thread", error))?;
         let reached = keeper.wishes.reached(1).await;
         reached.map_err(|why| Error::Node(why, replay.clone()))?;
         Ok(TestCluster::new(mode, self.timeout, configs, keeper, dir, place, replay.clone()))

@@ -18,8 +18,8 @@ use wire::v1::Faults;
 
 use crate::host::thread::Way;
 use crate::host::{Host, Place};
-use simulated::World;
 use crate::links::{InForce, Kind, Life, life, told};
+use simulated::World;
 
 /// How long a node may take to be told of faults.
 const TELL_WITHIN: Duration = Duration::from_secs(5);
@@ -388,8 +388,12 @@ impl Ward {
             match (way, host) {
                 (Way::Stop, Host::Simulated(node)) => node.stop().await,
                 (Way::Crash, host) => threads.push(std::thread::spawn(move || host.crash())),
-                (Way::Stop, Host::Thread(thread)) => threads.push(std::thread::spawn(move || thread.end(Way::Stop))),
-                (Way::Stop, Host::Process(process)) => threads.push(std::thread::spawn(move || process.stop())),
+                (Way::Stop, Host::Thread(thread)) => {
+                    threads.push(std::thread::spawn(move || thread.end(Way::Stop)))
+                }
+                (Way::Stop, Host::Process(process)) => {
+                    threads.push(std::thread::spawn(move || process.stop()))
+                }
             }
         }
         for thread in threads {
