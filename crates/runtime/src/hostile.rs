@@ -153,7 +153,7 @@ fn frames() -> Vec<v1::PeerFrame> {
 #[test]
 fn fuzz_peer_frames() {
     use prost::Message as _;
-    let network = network();
+    let network = Arc::new(network());
     let seeds = frames().iter().map(prost::Message::encode_to_vec).collect();
     Target::new("peer_frame", seeds).run(|bytes| {
         let frame = match v1::PeerFrame::decode(bytes) {
