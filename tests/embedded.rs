@@ -46,6 +46,8 @@ async fn body(builder: Builder) {
 async fn one_body_runs_in_every_mode() {
     body(TestCluster::builder().mode(Mode::Live).groups(2).seed(7)).await;
     body(on_processes()).await;
+    // The last: from here on the time of this test isn't real.
+    body(TestCluster::builder().mode(Mode::Sim).groups(2).seed(7)).await;
 }
 
 #[tokio::test]

@@ -129,6 +129,7 @@ async fn call(
     if net.is_cut(place.machine, there.machine) || net.is_cut(there.machine, place.machine) {
         return Err(format!("the connection to {address} is gone").into());
     }
+    net.count(|traffic| traffic.calls += 1);
     let up = Pipe::new(net.clone(), place.clone(), there.clone());
     let down = Pipe::new(net, there.clone(), place.clone());
     let (parts, body) = request.into_parts();

@@ -17,6 +17,6 @@ mod trace;
 mod world;
 
 pub use machine::Machine;
-pub use net::Outside;
+pub use net::{Outside, Traffic};
 pub use trace::Trace;
 pub use world::{NotHere, World, WorldOptions};

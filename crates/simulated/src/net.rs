@@ -57,6 +57,19 @@ struct Link {
     slower: Duration,
 }
 
+/// What went over the network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Calls that began.
+    pub calls: u64,
+    /// Frames that were sent.
+    pub sent: u64,
+    /// Frames that arrived.
+    pub arrived: u64,
+    /// Frames that were lost with their connection.
+    pub lost: u64,
+}
+
 /// See the module.
 pub(crate) struct Net {
     state: Mutex<State>,
@@ -71,14 +84,24 @@ struct State {
     listeners: BTreeMap<String, Listener>,
     links: BTreeMap<(u32, u32), Link>,
     pipes: BTreeMap<u64, Weak<Pipe>>,
+    traffic: Traffic,
 }
 
 impl Net {
     pub(crate) fn new(seed: u64, delay: (Duration, Duration)) -> Arc<Net> {
         let luck = SmallRng::seed_from_u64(seed);
         let (listeners, links, pipes) = Default::default();
-        let state = State { luck, delay, next: 1, listeners, links, pipes };
+        let traffic = Traffic::default();
+        let state = State { luck, delay, next: 1, listeners, links, pipes, traffic };
         Arc::new(Net { state: Mutex::new(state), changed: Notify::new() })
+    }
+
+    pub(crate) fn traffic(&self) -> Traffic {
+        self.state.lock().traffic
+    }
+
+    pub(crate) fn count(&self, count: impl FnOnce(&mut Traffic)) {
+        count(&mut self.state.lock().traffic);
     }
 
     pub(crate) fn number(&self) -> u64 {

@@ -103,6 +103,7 @@ impl Pipe {
 
     pub(crate) fn send(&self, item: Item) {
         let delay = self.net.delay(self.from.machine, self.to.machine);
+        self.net.count(|traffic| traffic.sent += 1);
         let mut state = self.state.lock();
         if state.unread || state.broken || state.ended {
             return;
@@ -132,10 +133,12 @@ impl Pipe {
             return;
         }
         state.broken = true;
-        let arriving = arriving(state.on_the_way.len());
-        state.on_the_way.truncate(arriving);
+        let before = state.on_the_way.len();
+        state.on_the_way.truncate(arriving(before));
+        let lost = (before - state.on_the_way.len()) as u64;
         let (reader, writer) = (state.reader.take(), state.writer.take());
         drop(state);
+        self.net.count(|traffic| traffic.lost += lost);
         wake(reader);
         wake(writer);
     }
@@ -193,6 +196,7 @@ impl Reader {
         state.bytes -= item.bytes();
         let writer = state.writer.take();
         drop(state);
+        self.pipe.net.count(|traffic| traffic.arrived += 1);
         wake(writer);
         Poll::Ready(Some(Ok(item)))
     }

@@ -12,7 +12,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::Instant;
 
 use crate::machine::Machine;
-use crate::net::{Net, Outside};
+use crate::net::{Net, Outside, Traffic};
 
 /// How a world is to be.
 #[derive(Clone)]
@@ -101,6 +101,11 @@ impl World {
     /// The way in for clients.
     pub fn outside(&self) -> Outside {
         Outside { net: self.shared.net.clone() }
+    }
+
+    /// What went over the network so far.
+    pub fn traffic(&self) -> Traffic {
+        self.shared.net.traffic()
     }
 
     /// True time since this world began.

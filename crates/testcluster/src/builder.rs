@@ -65,6 +65,7 @@ pub struct Builder {
     timeout: Duration,
     binary: Option<PathBuf>,
     observer: Option<Arc<dyn Observer>>,
+    delay: Option<(Duration, Duration)>,
 }
 
 impl Default for Builder {
@@ -79,6 +80,7 @@ impl Default for Builder {
             timeout,
             binary: None,
             observer: None,
+            delay: None,
         }
     }
 }
@@ -134,6 +136,12 @@ impl Builder {
         self
     }
 
+    /// How long a message takes in mode Sim: between these; up to 3 ms if nothing is said.
+    pub fn delay(mut self, least: Duration, most: Duration) -> Builder {
+        self.delay = Some((least, most.max(least)));
+        self
+    }
+
     /// Starts the cluster; returns when all its groups have leaders.
     ///
     /// # Errors
@@ -150,8 +158,10 @@ impl Builder {
         let place = match mode {
             Mode::Live => Place::Threads,
             Mode::Sim => {
-                let options = WorldOptions::new(replay.seed);
-                Place::World(world(WorldOptions { observer: self.observer.clone(), ..options }).await?)
+                let mut options = WorldOptions::new(replay.seed);
+                options.observer = self.observer.clone();
+                options.delay = self.delay.unwrap_or(options.delay);
+                Place::World(world(options).await?)
             }
             Mode::Process => Place::Processes { binary: process::find(self.binary.as_deref())? },
         };

@@ -25,6 +25,8 @@ async fn time_passes_only_where_it_is_waited_for() {
     let cluster = small().await;
     assert!(!cluster.dir().exists() && cluster.world().is_some());
     tokio::time::sleep(Duration::from_secs(60)).await;
+    let traffic = cluster.world().unwrap().traffic();
+    assert!(traffic.calls > 20 && traffic.arrived > 5_000 && traffic.arrived <= traffic.sent, "{traffic:?}");
     assert!(simulated.elapsed() > Duration::from_secs(60) && real.elapsed() < Duration::from_secs(30));
     cluster.stop().await;
 }
