@@ -126,6 +126,9 @@ async fn call(
         }
     };
     let there = listener.place.clone();
+    if place.is_over() {
+        return Err("the machine is down".into());
+    }
     if net.is_cut(place.machine, there.machine) || net.is_cut(there.machine, place.machine) {
         return Err(format!("the connection to {address} is gone").into());
     }

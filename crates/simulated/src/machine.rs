@@ -109,7 +109,7 @@ impl Machine {
         let mut state = self.host.state.lock();
         assert!(state.life.is_over(), "machine {} lives", self.host.id);
         state.life = Life::new();
-        let alive = Alive { host: self.host.clone(), life: state.life.clone() };
+        let alive = Alive { host: self.host.clone(), life: state.life.clone(), fs: state.fs.clone() };
         drop(state);
         let env = Env::on(Arc::new(alive));
         match &self.host.observer {
@@ -237,6 +237,8 @@ impl Host {
 struct Alive {
     host: Arc<Host>,
     life: Arc<Life>,
+    /// Dead when the life is over: what still runs then writes nothing.
+    fs: SimFs,
 }
 
 impl Alive {
@@ -308,7 +310,7 @@ impl InPlaceOf for Alive {
     }
 
     fn fs(&self) -> Arc<dyn Fs> {
-        Arc::new(self.host.state.lock().fs.clone())
+        Arc::new(self.fs.clone())
     }
 
     fn sync_pause(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -346,5 +348,92 @@ impl InPlaceOf for Alive {
             let life = self.life.clone();
             tokio::spawn(async move { life.bury() });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::world::{World, WorldOptions};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    async fn machine(seed: u64) -> Machine {
+        World::new(WorldOptions::new(seed)).await.unwrap().machine(1)
+    }
+
+    fn alive(machine: &Machine) -> Arc<dyn InPlaceOf> {
+        machine.boot().machine().unwrap().clone()
+    }
+
+    #[tokio::test]
+    async fn what_a_life_synced_is_there_in_the_next_and_its_own_handles_are_dead() {
+        let (machine, path) = (machine(1).await, Path::new("/data/file"));
+        let first = alive(&machine);
+        let file = first.fs().create(path).unwrap();
+        file.write_at(b"synced", 0).unwrap();
+        file.sync_data().unwrap();
+        first.fs().sync_dir(Path::new("/data")).unwrap();
+        file.write_at(b"SYNCED", 0).unwrap();
+        first.end("told to");
+        assert_eq!((machine.is_up(), machine.ended().as_deref()), (false, Some("told to")));
+        assert!(file.write_at(b"zombie", 0).is_err() && first.fs().open(path).is_err());
+        assert!(first.listen("10.0.0.1:1", Routes::default()).is_err());
+        let second = alive(&machine);
+        let mut found = [0; 6];
+        second.fs().open(path).unwrap().read_at(&mut found, 0).unwrap();
+        assert!(&found == b"synced" || &found == b"SYNCED");
+        assert!(first.fs().open(path).is_err(), "still dead");
+    }
+
+    #[tokio::test]
+    async fn work_is_done_once_later_and_at_a_crash_at_most_half() {
+        let machine = machine(1).await;
+        let done = Arc::new(AtomicU32::new(0));
+        let work = |alive: &Arc<dyn InPlaceOf>| {
+            let (done, fs) = (done.clone(), alive.fs());
+            alive.work(Box::new(move || {
+                let whole = (0..2 * CUT_OPERATIONS).all(|n| fs.create(Path::new(&format!("/{n}"))).is_ok());
+                done.fetch_add(1 + 100 * u32::from(whole), Ordering::Relaxed);
+            }));
+        };
+        let first = alive(&machine);
+        work(&first);
+        assert_eq!(done.load(Ordering::Relaxed), 0);
+        tokio::time::sleep(Duration::from_millis(WORK_MS + 1)).await;
+        assert_eq!(done.swap(0, Ordering::Relaxed), 101);
+        machine.crash();
+        for _ in 0..20 {
+            work(&alive(&machine));
+            machine.crash();
+            tokio::time::sleep(Duration::from_millis(WORK_MS + 1)).await;
+        }
+        let begun = done.load(Ordering::Relaxed);
+        assert!(0 < begun && begun < 20, "{begun} of 20 were under way, none came to its end");
+    }
+
+    #[tokio::test]
+    async fn a_sync_takes_its_time_and_more_while_the_disk_stalls() {
+        let machine = machine(1).await;
+        let life = alive(&machine);
+        tokio::time::timeout(5 * MS, life.sync_pause()).await.unwrap();
+        machine.stall_disk(true);
+        let mut pause = life.sync_pause();
+        assert!(tokio::time::timeout(10_000 * MS, &mut pause).await.is_err());
+        machine.stall_disk(false);
+        tokio::time::timeout(MS, pause).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_seed_makes_the_same_machine_again() {
+        let drawn = async |seed| {
+            let life = alive(&machine(seed).await);
+            (life.luck(), life.now(), life.unix_ms())
+        };
+        assert_eq!(drawn(1).await, drawn(1).await);
+        assert_ne!(drawn(1).await.0, drawn(2).await.0);
     }
 }

@@ -31,6 +31,11 @@ impl Place {
         Place { machine: OUTSIDE, life: None }
     }
 
+    /// Whether nothing there may be said or heard any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| life.is_over())
+    }
+
     /// Runs something there.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         match &self.life {
@@ -113,6 +118,9 @@ impl Net {
     // ------------------------------------------------------------------------------------------ who listens
 
     pub(crate) fn listen(&self, address: &str, place: Place, routes: Routes) -> Result<u64, String> {
+        if place.is_over() {
+            return Err("the machine is down".to_string());
+        }
         let number = self.number();
         let mut state = self.state.lock();
         if state.listeners.contains_key(address) {
