@@ -74,6 +74,8 @@ fn say(line: &Value) {
 fn run(layer: &'static Layer, mutant: Option<Mutant>) -> Result<Outcome> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["mutants", "--layer", layer.name]).args(mutant.map(Mutant::name));
+    // What an assertion said ends where the backtrace begins.
+    command.env("RUST_BACKTRACE", "0");
     let output = command.output().context("starting a layer")?;
     outcome(&output).with_context(|| format!("{} with {mutant:?}", layer.name))
 }
