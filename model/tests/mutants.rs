@@ -37,7 +37,10 @@ fn table(said: &Value) -> String {
         let row = rows.iter().find(|row| row["name"] == mutant.name()).expect("a row for each bug");
         let first = &row["caught"][0];
         let number = if mutant.number() == 0 { "-".to_string() } else { mutant.number().to_string() };
-        let by = format!("{}: {}", text(&first["layer"]), text(&first["what"]));
+        // A hash says nothing to anybody.
+        let what = text(&first["what"]);
+        let by =
+            format!("{}: {}", text(&first["layer"]), what.split(": state hash").next().unwrap_or_default());
         let after = format!("{} {}", first["after"], text(&first["unit"]));
         let (bug, rule, place) = (mutant.bug(), mutant.rule(), mutant.place());
         lines.push(format!("| {number} | `{mutant}` | {bug} | {rule} | `{place}` | {by} | {after} |"));
