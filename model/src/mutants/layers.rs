@@ -45,7 +45,7 @@ pub struct Layer {
 const DRILL_SEEDS: u64 = 300;
 const MOVE_SEEDS: u64 = 100;
 const TRANSACTION_SEEDS: u64 = 100;
-const SCHEDULE_SEEDS: u64 = 120;
+const SCHEDULE_SEEDS: u64 = 100;
 
 /// All layers, in the order in which they are run.
 pub const LAYERS: &[Layer] = &[

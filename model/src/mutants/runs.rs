@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::layers::{Found, LAYERS, Layer};
 
 /// A layer takes seconds; one that goes on for so long, also on a busy machine, goes on for ever.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(1200);
 
 /// Who noticed a bug.
 #[derive(Clone, Debug)]
