@@ -5,6 +5,8 @@
 
 #[path = "tidy/arrows.rs"]
 mod arrows;
+#[path = "tidy/mutants.rs"]
+mod mutants;
 #[path = "tidy/seam.rs"]
 mod seam;
 

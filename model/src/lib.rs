@@ -18,6 +18,8 @@ pub mod groups;
 pub mod handoff;
 pub mod letters;
 pub mod memo;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod network;
 pub mod node;
 pub mod notes;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use model::catalog::{self, Named};
 use model::check::{Options, Outcome, Verdict};
 
@@ -45,6 +45,33 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:3000")]
         address: SocketAddr,
     },
+    /// Switches seeded bugs on, one after the other, and tells which layer of the suite catches each: only in builds with the
+    /// feature `mutants`.
+    Mutants(Mutants),
+}
+
+#[derive(clap::Args)]
+struct Mutants {
+    /// The bugs; all of them if none is named.
+    names: Vec<String>,
+    /// How to tell.
+    #[arg(short, long, default_value = "text")]
+    output: Format,
+    /// Goes on to the layers after the first that catches a bug.
+    #[arg(long)]
+    every_layer: bool,
+    /// Layers that run at a time; as many as there are cores unless given.
+    #[arg(long)]
+    processes: Option<usize>,
+    /// Runs one layer, with the bug named if there is one, in this process, which the bug may end.
+    #[arg(long, hide = true)]
+    layer: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
 }
 
 fn main() -> ExitCode {
@@ -52,6 +79,7 @@ fn main() -> ExitCode {
         Command::List => list(),
         Command::Check { name, budget, threads } => check_named(&name, budget, threads),
         Command::Explore { name, address } => explore(&name, address),
+        Command::Mutants(which) => mutants(&which),
     };
     match done {
         Ok(code) => ExitCode::from(code),
@@ -147,6 +175,52 @@ fn explore(name: &str, address: SocketAddr) -> Result<u8> {
     writeln!(io::stderr(), "exploring {name} at http://{address}, until interrupted")?;
     model.kind.explore(address);
     Ok(0)
+}
+
+#[cfg(feature = "mutants")]
+fn mutants(which: &Mutants) -> Result<u8> {
+    use model::mutants::{self, Layer};
+    use paxos::mutants::Mutant;
+
+    let mut named = Vec::new();
+    for name in &which.names {
+        let Some(mutant) = Mutant::named(name) else {
+            let names: Vec<&str> = Mutant::ALL.iter().map(|mutant| mutant.name()).collect();
+            writeln!(io::stderr(), "error: no bug is called {name}\nhint: one of {}", names.join(", "))?;
+            return Ok(USAGE);
+        };
+        named.push(mutant);
+    }
+    if let Some(layer) = &which.layer {
+        let layer = Layer::named(layer).context("no layer is called so")?;
+        mutants::run_here(layer, named.first().copied())?;
+        return Ok(0);
+    }
+    if named.is_empty() {
+        named = Mutant::ALL.to_vec();
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let rows = mutants::all(&named, which.every_layer, which.processes.unwrap_or(cores), |row| {
+        let lines = mutants::text(row).into_iter().filter(|_| which.output == Format::Text);
+        lines.into_iter().try_for_each(|line| writeln!(io::stdout(), "{line}")).map_err(Into::into)
+    })?;
+    match which.output {
+        Format::Json => writeln!(io::stdout(), "{}", mutants::json(&rows))?,
+        Format::Text => {
+            let (caught, of) = mutants::caught(&rows);
+            writeln!(io::stdout(), "caught {caught} of {of}")?;
+        }
+    }
+    Ok(if mutants::is_good(&rows) { 0 } else { VIOLATED })
+}
+
+#[cfg(not(feature = "mutants"))]
+fn mutants(_: &Mutants) -> Result<u8> {
+    writeln!(
+        io::stderr(),
+        "error: this build has no seeded bugs\nhint: cargo run --release -p model --features mutants -- mutants"
+    )?;
+    Ok(USAGE)
 }
 
 fn unknown(name: &str) -> Result<u8> {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use paxos::codec;
 use paxos::ids::{ClientId, LogTime, Sequence};
+use paxos::mutants::{self, Mutant};
 use paxos::rsm::state_machine::RequestId;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -182,6 +183,9 @@ impl Row {
 
     /// The answer if the request was heard of before: acknowledged, or executed.
     fn known(&self, head: &Head) -> Option<Reply> {
+        if mutants::is_on(Mutant::DedupOff) {
+            return None;
+        }
         if head.sequence <= self.ack_through {
             return Some(Reply::Refused(Refusal::AlreadyAcknowledged));
         }

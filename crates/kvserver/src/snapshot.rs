@@ -12,6 +12,7 @@ use bincode::{BorrowDecode, Decode, Encode};
 use imbl::OrdMap;
 use paxos::codec::{self, CodecError};
 use paxos::ids::{ClientId, LogTime};
+use paxos::mutants::{self, Mutant};
 use paxos::rsm::state_machine::{Page, RestoreError, StateMachine};
 
 use crate::command::{ShardId, shard_of};
@@ -146,6 +147,7 @@ fn copy_pages(id: ShardId, copy: &Copy) -> impl Iterator<Item = Page> + '_ {
         value: value.as_bytes(),
     });
     let rows = copy.shard.sessions().rows.iter().map(|(client, row)| (*client, row.record()));
+    let rows = rows.filter(|_| !mutants::is_on(Mutant::SessionsNotInSnapshot));
     let changes = copy.phase.dirty().into_iter().flat_map(|dirty| dirty.after(0));
     let changes = changes.map(|(change, item)| (change, item.record()));
     let data = packed(pairs, |pair| pair.key.len() + pair.value.len() + 16);
@@ -162,6 +164,7 @@ fn copy_pages(id: ShardId, copy: &Copy) -> impl Iterator<Item = Page> + '_ {
 fn txn_pages(id: ShardId, txns: &Txns) -> impl Iterator<Item = Page> + '_ {
     let records = txns.records().map(|(number, record)| (number, Record::clone(record)));
     let locks = txns.locks().all().map(|(number, lock)| (number, Lock::clone(lock)));
+    let locks = locks.filter(|_| !mutants::is_on(Mutant::LocksNotInSnapshot));
     let parked = txns.parked().map(|(number, parked)| (number, parked.since, parked.request.to_vec()));
     // They are few: one to a page.
     (0..)

@@ -5,6 +5,7 @@ use bincode::{Decode, Encode};
 
 use crate::ids::{Ballot, NodeId, Slot};
 use crate::message::{Entry, Envelope, Message};
+use crate::mutants::{self, Mutant};
 
 /// Names a read, or a batch of reads, of the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -180,6 +181,11 @@ impl<C> Output<C> {
     }
 
     pub(crate) fn send_after_sync(&mut self, from: NodeId, to: NodeId, message: Message<C>) {
+        let is_prepare = matches!(message, Message::Prepare { .. });
+        let bug = if is_prepare { Mutant::PrepareBeforeSync } else { Mutant::AnswersBeforeSync };
+        if mutants::is_on(bug) {
+            return self.send(from, to, message);
+        }
         self.after_sync.push(Envelope { from, to, message });
     }
 

@@ -15,6 +15,7 @@ pub mod io;
 pub mod limits;
 pub mod log;
 pub mod message;
+pub mod mutants;
 pub mod quorum;
 pub mod replica;
 pub mod roles;

@@ -6,6 +6,7 @@ use std::fmt;
 use bincode::{Decode, Encode};
 
 use crate::ids::NodeId;
+use crate::mutants::{self, Mutant};
 
 /// A set of nodes, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
@@ -82,6 +83,9 @@ impl Voters {
 
     /// How many voters make a quorum.
     pub fn quorum_size(&self) -> usize {
+        if mutants::is_on(Mutant::MinorityQuorum) {
+            return self.0.len() / 2;
+        }
         self.0.len() / 2 + 1
     }
 

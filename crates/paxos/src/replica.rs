@@ -11,6 +11,7 @@ use crate::io::{Delay, Input, Output, Reply, Timer, Write};
 use crate::limits::Limits;
 use crate::log::Log;
 use crate::message::{Command, Entry, Envelope, Message};
+use crate::mutants::{self, Mutant};
 use crate::quorum::Voters;
 use crate::roles::{Leader, Role, Told};
 
@@ -127,6 +128,7 @@ impl<C: Command> Replica<C> {
     /// Reacts to one event. `now` serves leases only. The driver appends the writes, applies `chosen`, sends `sends`, and
     /// sends `after_sync` once the writes of this and all earlier steps are durable.
     pub fn step(&mut self, now: Moment, input: Input<C>) -> Output<C> {
+        assert!(!mutants::is_on(Mutant::Canary), "canary: every step fails");
         let mut out = Output::default();
         match input {
             Input::Start => self.on_start(&mut out),

@@ -4,6 +4,7 @@
 use bincode::{Decode, Encode};
 use paxos::codec;
 use paxos::ids::{Generation, GroupId, Incarnation, NodeId};
+use paxos::mutants::{self, Mutant};
 
 /// Version of the encoding.
 const VERSION: u16 = 1;
@@ -51,6 +52,13 @@ impl Genesis {
             return Err(format!("Genesis has version {}, this code knows {VERSION}", genesis.version));
         }
         Ok(genesis)
+    }
+
+    /// Whether the data directory with this incarnation may vote as `node`: a founder's may only if it is the one that it
+    /// founded with. Who joined later isn't named here.
+    pub fn admits(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        let is_right = |known| known == incarnation || mutants::is_on(Mutant::WipedNodeVotes);
+        self.incarnation_of(node).is_none_or(is_right)
     }
 
     /// The incarnation under which `node` votes.

@@ -6,6 +6,8 @@
 pub mod api;
 pub mod checkpoint;
 mod clock;
+#[cfg(any(test, feature = "mutants"))]
+pub mod drill;
 pub mod env;
 pub mod fs;
 pub mod genesis;

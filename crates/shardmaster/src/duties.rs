@@ -2,6 +2,7 @@
 //! leader owes the same; an order is repeated until the report that answers it was applied.
 
 use bincode::{Decode, Encode};
+use paxos::mutants::{self, Mutant};
 
 use crate::group::GroupState;
 use crate::ids::GroupRef;
@@ -28,8 +29,13 @@ impl Master {
             GroupState::Active | GroupState::Leaving => None,
         });
         let moves = self.moves.values().map(Move::duty);
+        let too_early = self.moves.values().filter(|_| mutants::is_on(Mutant::ReleasedBeforeMoved));
+        let too_early = too_early.map(|moving| {
+            let Move { shard, epoch, from, .. } = *moving;
+            Duty { to: from, order: Order::Release { shard, epoch } }
+        });
         let remnants = self.remnants.values().map(Remnant::duty);
-        groups.chain(moves).chain(remnants).collect()
+        groups.chain(moves).chain(too_early).chain(remnants).collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which place a handoff command changes, and how. Every command may come late, twice or at the wrong group: what it
 //! finds there decides.
 
+use paxos::mutants::{self, Mutant};
 use shardmaster::ids::{Epoch, ShardId};
 use shardmaster::orders::{Order, Report};
 
@@ -66,7 +67,9 @@ impl Store {
         let taken = self.change(chunk.shard, |place| place.take_chunk(chunk, &limits, shards));
         let Some((reply, log_time, dropped)) = taken else { return HandoffReply::NOTHING };
         // What the source counted as expired must be so here (P9).
-        self.log_time = self.log_time.max(log_time.unwrap_or_default());
+        if !mutants::is_on(Mutant::LogTimeLeftBehind) {
+            self.log_time = self.log_time.max(log_time.unwrap_or_default());
+        }
         self.discarded.put(dropped);
         reply
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bincode::{Decode, Encode};
 use paxos::codec;
+use paxos::mutants::{self, Mutant};
 use shardmaster::ids::{Epoch, GroupRef, Owner, ShardId};
 
 use crate::command::{Refusal, Reply};
@@ -235,6 +236,7 @@ impl Place {
         let Some(copy) = &self.copy else { return Err(Elsewhere::Gone(self.gone)) };
         match &copy.phase {
             Phase::Serving | Phase::Moving(_) => Ok(&copy.shard),
+            Phase::Frozen(_) if mutants::is_on(Mutant::FrozenAnswersReads) => Ok(&copy.shard),
             Phase::Frozen(frozen) => Err(Elsewhere::Gone(Some(frozen.departure.owner()))),
             Phase::Staging(_) => Err(Elsewhere::Awaiting),
         }

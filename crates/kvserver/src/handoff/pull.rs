@@ -5,6 +5,7 @@ use std::ops::Bound;
 
 use paxos::codec;
 use paxos::ids::ClientId;
+use paxos::mutants::{self, Mutant};
 use shardmaster::ids::{Epoch, ShardId};
 
 use crate::genesis::Limits;
@@ -104,6 +105,9 @@ impl Filling {
     fn rows(&mut self, shard: &Shard, after: Option<ClientId>) -> Option<Option<ClientId>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut last = after;
+        if mutants::is_on(Mutant::SessionsNotMoved) {
+            return None;
+        }
         for (client, row) in shard.sessions().rows.range((from, Bound::Unbounded)) {
             if !self.push(row_bytes(Some(row)), || row_item(*client, Some(row))) {
                 return Some(last);
@@ -123,11 +127,13 @@ impl Filling {
                     self.push(key_bytes(key, value), || key_item(key, value))
                 }
                 DirtyItem::Row(client) => {
-                    let row = shard.sessions().rows.get(client).map(AsRef::as_ref);
+                    let stays = mutants::is_on(Mutant::SessionsNotMoved);
+                    let row = shard.sessions().rows.get(client).map(AsRef::as_ref).filter(|_| !stays);
                     self.push(row_bytes(row), || row_item(*client, row))
                 }
                 DirtyItem::Record(number) => {
-                    let record = shard.txns().decided(*number);
+                    let left_behind = mutants::is_on(Mutant::RecordLeftBehind);
+                    let record = shard.txns().decided(*number).filter(|_| !left_behind);
                     let bytes = ITEM_BYTES + record.map_or(0, Kept::bytes);
                     let item = || Item::Record {
                         number: *number,

@@ -4,6 +4,7 @@ use std::mem;
 use std::sync::Arc;
 
 use paxos::ids::LogTime;
+use paxos::mutants::{self, Mutant};
 use shardmaster::ids::{Epoch, ShardId};
 use shardmaster::orders::Report;
 
@@ -42,7 +43,14 @@ impl Place {
         context: &Context<'_>,
         tally: &mut Tally,
     ) -> Result<Reply, Elsewhere> {
-        if let Some(Copy { shard, phase: Phase::Serving, .. }) = &mut self.copy {
+        let may_write = |phase: &Phase| match phase {
+            Phase::Serving => true,
+            Phase::Frozen(_) => mutants::is_on(Mutant::FrozenTakesWrites),
+            Phase::Moving(_) | Phase::Staging(_) => false,
+        };
+        if let Some(Copy { shard, phase, .. }) = &mut self.copy
+            && may_write(phase)
+        {
             let shard = Arc::make_mut(shard);
             let before = shard.tally();
             let reply = shard.apply(request, head, context);
@@ -66,7 +74,11 @@ impl Place {
             return Err(Elsewhere::Gone(self.gone));
         };
         if !moving.has_room(CHANGES_MAX) {
-            return Ok(Reply::Refused(Refusal::Busy(BusyReason::Moving)));
+            let busy = Reply::Refused(Refusal::Busy(BusyReason::Moving));
+            if mutants::is_on(Mutant::RefusalRecorded) {
+                Arc::make_mut(shard).record(head, context, Some(&busy));
+            }
+            return Ok(busy);
         }
         let (reply, changed) = Arc::make_mut(shard).apply_and_tell(request, head, context);
         let key = request.op.key().filter(|_| changed.key).map(|key| DirtyItem::Key(Key::from(key)));
@@ -83,6 +95,13 @@ impl Place {
     pub(crate) fn start(&mut self, departure: Departure) -> HandoffReply {
         let fence = self.fence;
         match &mut self.copy {
+            Some(Copy { phase: Phase::Moving(moving), .. })
+                if moving.departure == departure && mutants::is_on(Mutant::CopyOnNewBase) =>
+            {
+                let moving = Arc::make_mut(moving);
+                moving.dirty = Dirty::with_changes(moving.dirty.changes());
+                HandoffReply::applied(None)
+            }
             Some(Copy { shard, phase: phase @ Phase::Serving, .. }) if departure.epoch > fence => {
                 let mut dirty = Dirty::default();
                 // They are few, and in no table that is copied in order.
@@ -151,6 +170,9 @@ impl Place {
         match (&self.copy, self.departure()) {
             (Some(Copy { phase: Phase::Frozen(_), .. }), Some(departure)) if departure.epoch == epoch => {
                 self.gone = Some(departure.owner());
+                (HandoffReply::applied(Some(report)), self.copy.take())
+            }
+            (Some(_), _) if mutants::is_on(Mutant::ReleaseWithoutEpoch) => {
                 (HandoffReply::applied(Some(report)), self.copy.take())
             }
             (None, _) if self.fence >= epoch => (HandoffReply::holds(report), None),

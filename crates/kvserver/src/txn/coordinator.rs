@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use paxos::mutants::{self, Mutant};
+
 use crate::command::{BusyReason, Refusal, Reply, ShardId, shard_of};
 use crate::handoff::Elsewhere;
 use crate::request::RequestView;
@@ -305,7 +307,7 @@ impl Store {
         // What is locked here can't have moved.
         let (here, pending): (BTreeMap<_, _>, BTreeMap<_, _>) =
             decisions.into_iter().partition(|(shard, _)| self.shard(*shard).is_ok());
-        let is_over = pending.is_empty();
+        let is_over = pending.is_empty() || mutants::is_on(Mutant::DecisionNotLogged);
         let record = Record { attempt: *attempt, since, state: RecordState::Decided { pending } };
         let due = record.duties(self.shard_count());
         self.set_record(attempt.home, attempt.number, (!is_over).then_some(record));

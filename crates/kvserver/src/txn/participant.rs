@@ -1,6 +1,7 @@
 //! What a shard does for a transaction of any home: lock and vote, learn the decision, and let those go on who waited.
 
 use paxos::ids::LogTime;
+use paxos::mutants::{self, Mutant};
 
 use crate::command::{BusyReason, KEY_BYTES_MAX, Refusal, Reply, ShardId, shard_of};
 use crate::handoff::{Elsewhere, Place};
@@ -106,12 +107,13 @@ impl Store {
     ) -> TxnAnswer {
         let lock = match self.shard(shard) {
             Ok(tables) => tables.txns().locks().of_attempt(attempt),
+            Err(_) if mutants::is_on(Mutant::StrangerAcknowledges) => return TxnAnswer::Done,
             Err(elsewhere) => return elsewhere.txn_answer(),
         };
         let Some(lock) = lock else { return TxnAnswer::Done };
         if let Decision::Commit { lock: named, writes } = &decision {
             // Done before, under the lock that it names; this one was made by a Prepare that came late.
-            if *named != lock {
+            if *named != lock && !mutants::is_on(Mutant::LockNumberIgnored) {
                 return TxnAnswer::Done;
             }
             // It is served: looked up above.

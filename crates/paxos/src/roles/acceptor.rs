@@ -5,6 +5,7 @@
 use crate::ids::{Ballot, NodeId, Slot};
 use crate::io::{Delay, Output, Timer};
 use crate::message::{Command, Entry, Known, Message};
+use crate::mutants::{self, Mutant};
 use crate::replica::{ROUND_JUMP_MAX, Replica};
 use crate::roles::{Beat, Role};
 
@@ -75,7 +76,7 @@ impl<C: Command> Replica<C> {
         if ballot.node != from || self.jumps(ballot) {
             return;
         }
-        if ballot < self.promised {
+        if ballot < self.promised && !mutants::is_on(Mutant::AcceptsBelowPromise) {
             self.preempt(from, ballot, out);
             return;
         }

@@ -9,6 +9,7 @@ use crate::ids::{Ballot, Moment, NodeId, Slot};
 use crate::io::{Delay, Output, Timer};
 use crate::limits::PROMISE_AHEAD_SLOTS_MAX;
 use crate::message::{Command, Entry, Known, Message};
+use crate::mutants::{self, Mutant};
 use crate::quorum::{NodeSet, Voters};
 use crate::replica::Replica;
 use crate::roles::{Leader, Role};
@@ -100,8 +101,11 @@ impl<C: Command> Candidate<C> {
             .expect("a quorum isn't empty");
         let mut best: BTreeMap<Slot, &Known<C>> = BTreeMap::new();
         for (slot, known) in promises().flat_map(|(_, p)| p.known.range(chosen_end..)) {
+            if mutants::is_on(Mutant::VotesNotAdopted) {
+                continue;
+            }
             let held = best.entry(*slot).or_insert(known);
-            if rank(known) > rank(held) {
+            if (rank(known) > rank(held)) != mutants::is_on(Mutant::LowestBallotAdopted) {
                 *held = known;
             }
         }

@@ -8,6 +8,7 @@ use crate::ids::{Ballot, Moment, NodeId, Slot};
 use crate::io::{Delay, Output, Reply, Timer};
 use crate::limits::Limits;
 use crate::message::{Command, Entry, Message};
+use crate::mutants::{self, Mutant};
 use crate::quorum::NodeSet;
 use crate::replica::{Config, Replica};
 use crate::roles::Role;
@@ -81,9 +82,10 @@ impl<C: Command> Leader<C> {
     pub(crate) fn new(ballot: Ballot, elected: Elected<C>) -> Leader<C> {
         let barrier_end =
             elected.adopted.last_key_value().map_or(elected.chosen_end, |(slot, _)| slot.next());
+        let reads_early = mutants::is_on(Mutant::ReadsBeforeBarrier);
         Leader {
             ballot,
-            barrier_end,
+            barrier_end: if reads_early { elected.chosen_end } else { barrier_end },
             ahead: (elected.ahead, elected.chosen_end),
             adopted: elected.adopted,
             next_slot: barrier_end,
@@ -135,8 +137,9 @@ impl<C: Command> Leader<C> {
             self.heard.insert(from);
         }
         let proposal = self.in_flight.get_mut(&slot)?;
+        let counts_again = mutants::is_on(Mutant::DuplicateVotes) && proposal.votes.contains(from);
         proposal.votes.insert(from);
-        if !config.voters.is_quorum(&proposal.votes) {
+        if !config.voters.is_quorum(&proposal.votes) && !counts_again {
             return None;
         }
         self.close(slot)
@@ -350,7 +353,8 @@ impl<C: Command> Replica<C> {
         }
         self.see(promised);
         let Role::Leader(leader) = &mut self.role else { return };
-        if leader.ballot != ballot || promised <= ballot {
+        let is_late = leader.ballot != ballot && !mutants::is_on(Mutant::LateRejection);
+        if is_late || promised <= ballot {
             return;
         }
         if leader_heard.is_some_and(|heard| heard > ballot) {

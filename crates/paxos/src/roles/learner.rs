@@ -5,6 +5,7 @@
 use crate::ids::{Ballot, NodeId, Slot};
 use crate::io::{Delay, Output, Reply, Timer, Write};
 use crate::message::{Caught, Command, Message};
+use crate::mutants::{self, Mutant};
 use crate::replica::Replica;
 
 /// "All slots below `end` are chosen", said by a node.
@@ -61,7 +62,9 @@ impl<C: Command> Replica<C> {
     }
 
     fn skip_chosen(&mut self) {
-        while self.log.chosen(self.chosen_end).is_some() {
+        let skips_holes = mutants::is_on(Mutant::HoleSkipped);
+        let later = |slot: Slot| self.log.from(slot).any(|(_, held)| held.chosen.is_some());
+        while self.log.chosen(self.chosen_end).is_some() || skips_holes && later(self.chosen_end) {
             self.chosen_end = self.chosen_end.next();
         }
     }
@@ -180,6 +183,10 @@ impl<C: Command> Replica<C> {
                     }
                     Some(_) | None => break,
                 },
+                Caught::Entry(entry) if mutants::is_on(Mutant::CaughtUpIsVote) => {
+                    self.vote(slot, self.promised, entry.clone(), out);
+                    self.log.set_chosen(slot, entry);
+                }
                 Caught::Entry(entry) => {
                     self.log.set_chosen(slot, entry.clone());
                     out.writes.push(Write::Chosen { slot, entry });
@@ -246,7 +253,8 @@ impl<C: Command> Replica<C> {
         let (min, max) = (self.limits().keep_bytes_min, self.limits().keep_bytes_max);
         while let Some(first) = self.log.first() {
             let most = if first < self.keep_end { min } else { max };
-            if first >= self.applied_end || self.log.bytes() <= most {
+            let is_needed = first >= self.applied_end && !mutants::is_on(Mutant::UnappliedCompacted);
+            if is_needed || self.log.bytes() <= most {
                 break;
             }
             self.log.compact(first.next());

@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
+use paxos::mutants::{self, Mutant};
+
 use crate::fs::{Fs, FsFile, SECTOR_BYTES};
 
 use super::error::{LogError, Reason};
@@ -189,6 +191,10 @@ impl Scan<'_> {
             match self.frame(header, &bytes, present, &mut end) {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
+                Err(_) if mutants::is_on(Mutant::CorruptionIsTail) => {
+                    end.torn = true;
+                    break Ok(());
+                }
                 Err(reason) => break Err(reason),
             }
         };

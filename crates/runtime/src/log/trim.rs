@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use paxos::ids::{Generation, GroupId, Slot};
+use paxos::mutants::{self, Mutant};
 
 /// A group in one of its lives.
 pub(super) type Key = (GroupId, Generation);
@@ -47,6 +48,9 @@ impl Segments {
         for segment in &mut self.live {
             if segment.highest.get(&key).is_some_and(|highest| *highest < released) {
                 segment.highest.remove(&key);
+                if mutants::is_on(Mutant::VoteTrimmed) {
+                    segment.highest.clear();
+                }
             }
         }
     }

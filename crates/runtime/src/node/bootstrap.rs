@@ -160,11 +160,11 @@ async fn seek(options: &NodeOptions, me: (NodeId, Incarnation)) -> Result<Genesi
 /// A Genesis that others know counts only if it names this very directory, or doesn't name the node: then it joined later.
 fn adopt(bytes: &[u8], me: (NodeId, Incarnation)) -> Result<Genesis, String> {
     let genesis = Genesis::decode(bytes)?;
-    match genesis.incarnation_of(me.0) {
-        Some(other) if other != me.1 => Err(format!(
+    match genesis.admits(me.0, me.1) {
+        true => Ok(genesis),
+        false => Err(format!(
             "{} voted with another data directory, which is gone; a wiped node comes back only under a new node id",
             me.0
         )),
-        Some(_) | None => Ok(genesis),
     }
 }

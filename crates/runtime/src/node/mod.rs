@@ -43,7 +43,7 @@ use crate::node::turn::AfterSync;
 use crate::node::watched::Watched;
 use crate::options::NodeOptions;
 use crate::peers::{Arrivals, Myself, Network, inbound};
-use crate::record::{Life, Lives, LogRecord, NODE, Replayed};
+use crate::record::{Life, Lives, LogRecord, NODE, Replayed, is_same};
 
 pub use bootstrap::StartError;
 
@@ -290,7 +290,7 @@ impl<S: StateMachine> Node<S> {
     fn found(&mut self, genesis: Genesis, replayed: Replayed, restarted: bool) -> Result<(), StartError> {
         let me = self.options.node;
         let founder = genesis.incarnation_of(me);
-        if founder.is_some_and(|incarnation| incarnation != self.identity.incarnation()) {
+        if !genesis.admits(me, self.identity.incarnation()) {
             self.condition = Some(format!("{me} votes with another data directory; this one is a stranger"));
         }
         if founder.is_some() {
@@ -327,7 +327,7 @@ impl<S: StateMachine> Node<S> {
     }
 
     fn index_of_life(&self, life: Life) -> Option<usize> {
-        self.hosted.iter().position(|hosted| hosted.life == life)
+        self.hosted.iter().position(|hosted| is_same(life, hosted.life))
     }
 
     fn append(&mut self, (group, generation): Life, slot: Option<Slot>, record: &LogRecord, lazy: bool) {

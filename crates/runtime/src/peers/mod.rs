@@ -11,6 +11,7 @@ use std::task::{Poll, Waker};
 use parking_lot::Mutex;
 use paxos::ids::{Ballot, GroupId, Incarnation, NodeId};
 use paxos::message::{Envelope, Payload};
+use paxos::mutants::{self, Mutant};
 use tokio::sync::Notify;
 use wire::v1;
 
@@ -231,7 +232,7 @@ impl Network {
         }
         match self.incarnation_of(node) {
             None => return Err(format!("{node} isn't known here")),
-            Some(known) if known.0 != hello.incarnation => {
+            Some(known) if known.0 != hello.incarnation && !mutants::is_on(Mutant::WipedNodeVotes) => {
                 return Err(format!(
                     "{node} has another data directory than the one that votes under this id"
                 ));

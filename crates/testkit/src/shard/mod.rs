@@ -5,7 +5,8 @@
 //!   group, and a net that delivers, loses, repeats and delays what they owe each other;
 //! - [`clients`] are sessions that try, and try again;
 //! - [`judge`] checks P7, P8 and P9 after every step, against a plain map;
-//! - [`script`] is the line language.
+//! - [`script`] is the line language;
+//! - [`random`] draws whole scripts from a seed.
 //!
 //! A group is its applied state: an entry is chosen and applied in the step that delivers it, which is what consensus
 //! promises. So a leader has nothing to lose but the messages it had under way: what is owed is read off the state.
@@ -17,6 +18,7 @@ pub mod judge;
 mod language;
 pub mod message;
 mod net;
+pub mod random;
 mod reference;
 pub mod script;
 mod text;
