@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use client::{Access, Client, ClientOptions};
 use kvserver::server::config::{Config, Listen, NodeEntry};
 use rustix::process::{Pid, Signal};
-use wire::v1::{Faults, ReplicaStatus, StatusRequest, StatusResponse};
+use wire::v1::{Faults, LogRequest, ReplicaStatus, SlotView, StatusRequest, StatusResponse};
 
 use crate::proxy::Proxy;
 
@@ -344,6 +344,19 @@ impl Nodes {
         self.runtime.block_on(async {
             let node = client::admin(&self.endpoint(id), ANSWER, &Access::default()).await;
             Some(node.ok()?.status(StatusRequest {}).await.ok()?.into_inner())
+        })
+    }
+
+    /// The newest slots of its log of a group, if it answers.
+    pub fn slots(&self, id: u32, group: u32) -> Option<Vec<SlotView>> {
+        self.runtime.block_on(async {
+            let node = client::admin(&self.endpoint(id), ANSWER, &Access::default()).await;
+            // To slots that nobody has come to, so that votes are among them.
+            let chosen = LogRequest { group, from: 0, to: 0, limit: 1 };
+            let mut node = node.ok()?;
+            let end = node.log(chosen).await.ok()?.into_inner().chosen_end;
+            let all = LogRequest { group, from: end.saturating_sub(8), to: end + 64, limit: 100 };
+            Some(node.log(all).await.ok()?.into_inner().slots)
         })
     }
 

@@ -2,7 +2,8 @@
 //! them down and breaks them as a test says.
 //!
 //! A link has a direction: what one says to another, over whichever connection. Who opened a connection is found in
-//! `/proc`: the process that owns the other end of it. Everybody who isn't a known node is a client, [`CLIENT`].
+//! `/proc`: the process that owns the other end of it. Everybody who isn't a known node is a client, [`CLIENT`]. That takes
+//! milliseconds, so it is looked up only once a link isn't whole: nodes that start knock at each other hundreds of times a second.
 //!
 //! TCP hides losses: a lost packet is sent again, and all behind it waits. So a loss is a stall of one retransmission
 //! time here, and a cut holds the bytes until it heals, or until the connection is reset.
@@ -10,8 +11,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -53,6 +54,26 @@ impl Links {
     }
 }
 
+/// The two ends of a connection.
+struct Ends {
+    shared: Arc<Shared>,
+    /// Where it was opened from, and the node that it was opened to.
+    peer: SocketAddr,
+    to: u32,
+    from: OnceLock<u32>,
+}
+
+impl Ends {
+    /// The link that its bytes go through, `forth` to the node it was opened to, or back.
+    fn link(&self, links: &Links, forth: bool) -> Link {
+        if links.worse.is_empty() {
+            return Link::default();
+        }
+        let from = *self.from.get_or_init(|| self.shared.owner(self.peer));
+        if forth { links.link(from, self.to) } else { links.link(self.to, from) }
+    }
+}
+
 struct Shared {
     links: watch::Sender<Links>,
     /// Nodes by their processes.
@@ -91,9 +112,11 @@ impl Proxy {
         let listener = listener.unwrap_or_else(|error| panic!("{here}: {error}"));
         let shared = self.shared.clone();
         self.runtime.spawn(async move {
-            while let Ok((stream, peer)) = listener.accept().await {
-                let from = shared.owner(peer);
-                tokio::spawn(forward(shared.clone(), (from, to), stream, there));
+            loop {
+                // One that is gone again before it was taken is no end.
+                let Ok((stream, peer)) = listener.accept().await else { continue };
+                let ends = Ends { shared: shared.clone(), peer, to, from: OnceLock::new() };
+                tokio::spawn(forward(ends, stream, there));
             }
         });
     }
@@ -171,19 +194,22 @@ impl Shared {
 fn inode_of(address: SocketAddr) -> Option<String> {
     let SocketAddr::V4(address) = address else { return None };
     // Written as a number of this machine, whose bytes are in the order of the network.
-    let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port());
+    let number = u32::from_ne_bytes(address.ip().octets());
+    let local = format!(": {number:08X}:{:04X} ", address.port());
     let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
-    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    lines.find(|words| words.get(1) == Some(&local.as_str()))?.get(9).map(|inode| (*inode).to_string())
+    let line = table[table.find(&local)?..].lines().next()?;
+    // What comes before the local address isn't in it.
+    line.split_whitespace().nth(9).map(str::to_string)
 }
 
-async fn forward(shared: Arc<Shared>, (from, to): (u32, u32), near: TcpStream, there: SocketAddr) {
+async fn forward(ends: Ends, near: TcpStream, there: SocketAddr) {
+    let shared = ends.shared.clone();
     let mut links = shared.links.subscribe();
     let resets = links.borrow_and_update().resets;
-    let whole = |links: &Links| !links.link(from, to).cut && !links.link(to, from).cut;
     let through = async {
         // A handshake needs both directions.
-        if shared.links.subscribe().wait_for(whole).await.is_err() {
+        let is_whole = |links: &Links| !ends.link(links, true).cut && !ends.link(links, false).cut;
+        if shared.links.subscribe().wait_for(is_whole).await.is_err() {
             return;
         }
         let Ok(far) = TcpStream::connect(there).await else { return };
@@ -191,8 +217,8 @@ async fn forward(shared: Arc<Shared>, (from, to): (u32, u32), near: TcpStream, t
         let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
         // One end that closes ends both: nobody here closes half of a connection.
         tokio::select! {
-            () = pump(&shared, (from, to), near_in, far_out) => {}
-            () = pump(&shared, (to, from), far_in, near_out) => {}
+            () = pump(&ends, true, near_in, far_out) => {}
+            () = pump(&ends, false, far_in, near_out) => {}
         }
     };
     tokio::select! {
@@ -203,8 +229,8 @@ async fn forward(shared: Arc<Shared>, (from, to): (u32, u32), near: TcpStream, t
 
 /// One direction of one connection.
 async fn pump(
-    shared: &Shared,
-    (from, to): (u32, u32),
+    ends: &Ends,
+    forth: bool,
     mut source: tokio::net::tcp::OwnedReadHalf,
     mut sink: tokio::net::tcp::OwnedWriteHalf,
 ) {
@@ -217,7 +243,7 @@ async fn pump(
                 Ok(read) if read > 0 => piece.truncate(read),
                 Ok(_) | Err(_) => return,
             }
-            let link = shared.links.borrow().link(from, to);
+            let link = ends.link(&ends.shared.links.borrow(), forth);
             // Never before what went ahead.
             due = due.max(Instant::now() + time_in(link));
             if pieces.send((due, piece)).await.is_err() {
@@ -225,17 +251,17 @@ async fn pump(
             }
         }
     };
-    let mut links = shared.links.subscribe();
+    let mut links = ends.shared.links.subscribe();
     let writing = async {
         while let Some((due, piece)) = under_way.recv().await {
             tokio::time::sleep_until(due).await;
-            if links.wait_for(|links| !links.link(from, to).cut).await.is_err() {
+            if links.wait_for(|links| !ends.link(links, forth).cut).await.is_err() {
                 return;
             }
             if sink.write_all(&piece).await.is_err() {
                 return;
             }
-            shared.pieces.fetch_add(1, Ordering::Relaxed);
+            ends.shared.pieces.fetch_add(1, Ordering::Relaxed);
         }
     };
     // What was read before the end is still written.
@@ -333,8 +359,10 @@ mod tests {
         say(&mut client).unwrap();
         proxy.belongs_to(std::process::id(), 7);
         assert_eq!(proxy.shared.owner(client.local_addr().unwrap()), 7);
-        // It was opened before that, so it is still a client's.
-        proxy.cut(7, 1);
+        proxy.cut(CLIENT, 1);
         say(&mut client).unwrap();
+        proxy.cut(7, 1);
+        client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        say(&mut client).unwrap_err();
     }
 }

@@ -36,7 +36,7 @@ impl Mount {
     /// Why there can't be one.
     pub fn in_memory(at: &Path, mib: u64) -> Result<Mount, String> {
         let size = format!("size={mib}m");
-        Mount::mount(at, &["mount", "-t", "tmpfs", "-o", &size, "tmpfs", &at.display().to_string()])
+        Mount::made_by(at, &["mount", "-t", "tmpfs", "-o", &size, "tmpfs", &at.display().to_string()])
     }
 
     /// One in a file beside it, of so many MiB: an ext4, which can be frozen.
@@ -49,10 +49,10 @@ impl Mount {
         file.set_len(mib << 20).map_err(|error| error.to_string())?;
         let image = image.display().to_string();
         run(&["mkfs.ext4", "-q", "-F", &image])?;
-        Mount::mount(at, &["mount", "-o", "loop", &image, &at.display().to_string()])
+        Mount::made_by(at, &["mount", "-o", "loop", &image, &at.display().to_string()])
     }
 
-    fn mount(at: &Path, words: &[&str]) -> Result<Mount, String> {
+    fn made_by(at: &Path, words: &[&str]) -> Result<Mount, String> {
         std::fs::create_dir_all(at).map_err(|error| error.to_string())?;
         run(words)?;
         Ok(Mount { at: at.to_path_buf(), is_frozen: false })

@@ -170,7 +170,7 @@ fn one_pause(
 /// How long: one in four about as long as a lease, the others at least 0.5 s, mostly not much more, at most 20 s in a full dose.
 fn pause_of(random: &mut SmallRng, round: u64, is_full: bool) -> Duration {
     let part: f64 = random.random();
-    if round % 4 == 0 {
+    if round.is_multiple_of(4) {
         return Duration::from_secs_f64(0.1 + 0.4 * part);
     }
     let most: f64 = if is_full { 40.0 } else { 2.0 };
