@@ -96,8 +96,6 @@ fn partitions_that_flip_lose_nothing_and_no_minority_acknowledges() {
     let runtime = crate::runtime();
     let mut random = SmallRng::seed_from_u64(dose("LINKS_SEED", 1));
     let running = work(&nodes);
-    // Beside what the proxy does: messages that nodes drop as they arrive.
-    nodes.lose(20);
     let seconds = dose("LINKS_SECONDS", 0);
     let (began, mut turn, mut healed, mut probes) = (Instant::now(), 0, Vec::new(), 0);
     const KINDS: [&str; 5] = ["one", "leader", "majority", "thirds", "random"];
@@ -105,6 +103,8 @@ fn partitions_that_flip_lose_nothing_and_no_minority_acknowledges() {
         let sides = sides(KINDS[turn % 5], nodes.await_leader(1), &mut random);
         println!("{:>6.1} s: {sides:?}", began.elapsed().as_secs_f64());
         nodes.links().partition(&nodes.ids(), &sides);
+        // Beside what the proxy does: messages that nodes drop as they arrive.
+        nodes.lose(20);
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let minorities = sides.iter().filter(|side| side.len() < QUORUM).flatten();
         let probing: Vec<_> =
@@ -117,16 +117,15 @@ fn partitions_that_flip_lose_nothing_and_no_minority_acknowledges() {
             let acknowledged = runtime.block_on(probing).unwrap();
             assert_eq!(acknowledged, 0, "a side without a quorum acknowledged writes: {sides:?}");
         }
-        healed.push(running.now());
+        nodes.lose(0);
         nodes.links().heal();
+        healed.push(running.now());
         if turn % 2 == 0 {
             nodes.links().reset();
         }
         await_writes(&running, 30, "writes after the heal");
         turn += 1;
     }
-    nodes.lose(0);
-    await_writes(&running, 30, "writes at the end");
     let seen = running.finish();
     let longest = healed.iter().map(|at| longest_after(&seen, *at)).max().unwrap();
     println!(
