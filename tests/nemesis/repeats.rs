@@ -229,7 +229,7 @@ fn increments_sent_many_times_happen_once() {
     let mut nodes = Nodes::start(plan);
     let runtime = crate::runtime();
     let client = runtime.block_on(crate::connect(&nodes));
-    let increments = dose("INCREMENTS", 6_000);
+    let increments = dose("INCREMENTS", 3_000);
     let streams = runtime.block_on(async { Streams::open(nodes.endpoints()) });
     until("a table", SOON, || (!streams.owners.lock().1.is_empty()).then_some(()));
     let callers: Vec<_> = (0..CALLERS)
