@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 pub mod load;
+pub mod nodes;
+pub mod proxy;
+pub mod root;
 pub mod work;
 
 /// The directory with `kvctl` and `kvserver` of this build, built if need be.

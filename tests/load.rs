@@ -36,9 +36,9 @@ pub struct Load {
 
 impl Load {
     /// Sends them to work.
-    pub fn start(self, demo: &Demo) -> Running {
+    pub fn start(self, endpoints: Vec<String>) -> Running {
         let keys = (0..self.keys).map(key).collect();
-        Running::start(demo, self.clients, keys, move |worker| self.work(worker))
+        Running::start(endpoints, self.clients, keys, move |worker| self.work(worker))
     }
 
     async fn work(self, mut worker: Worker) -> Worker {

@@ -49,7 +49,7 @@ fn appends_go_on_exactly_once_while_shards_move() {
     let demo = cluster();
     let lines = fill(&demo, 5_000);
     let load = Load { clients: 24, keys: 64, pause: Duration::from_millis(10), lost_percent: 0 };
-    let running = load.start(&demo);
+    let running = load.start(demo.endpoints());
     let mut mover = Mover::new(dose("MOVES_SEED", 1), SHARDS);
     let end = Instant::now() + Duration::from_secs(dose("MOVES_SECONDS", 8));
     while Instant::now() < end {
@@ -87,7 +87,7 @@ fn kills_in_every_phase_of_moves_lose_nothing() {
     let demo = cluster();
     let lines = fill(&demo, 10_000);
     let load = Load { clients: 16, keys: 64, pause: Duration::from_millis(10), lost_percent: 0 };
-    let running = load.start(&demo);
+    let running = load.start(demo.endpoints());
     let mut mover = Mover::new(dose("MOVES_SEED", 2), SHARDS);
     for turn in 0..dose("MOVES_KILLS", 6) as usize {
         let (group, leader) = a_leader(&demo, turn);
@@ -114,7 +114,7 @@ fn linearizable_while_the_config_changes_and_messages_are_lost() {
     let demo = cluster();
     demo.ok(&["fault", "loss", "10"]);
     let load = Load { clients: 10, keys: 32, pause: Duration::from_millis(4), lost_percent: 10 };
-    let running = load.start(&demo);
+    let running = load.start(demo.endpoints());
     let mut mover = Mover::new(dose("MOVES_SEED", 3), SHARDS);
     let seconds = dose("MOVES_LOSSY_SECONDS", 10);
     for _ in 0..seconds * 2 {

@@ -138,21 +138,22 @@ fn a_bank_keeps_its_sum_through_kills_and_moves() {
     let demo = cluster(GROUPS);
     let bank = Bank::open(&demo, (0..64).map(|n| format!("account-{n:02}")).collect());
     let working = bank.clone();
-    let running = Running::start(&demo, TRANSFERRING + 3, bank.accounts.clone(), move |mut worker| {
-        let bank = working.clone();
-        async move {
-            while worker.goes_on() {
-                let from = bank.accounts[worker.random.random_range(0..bank.accounts.len())].clone();
-                let txn = match worker.who < TRANSFERRING {
-                    true => bank.transfer(&mut worker, &from),
-                    false => bank.read_all(),
-                };
-                worker.transact(txn).await;
-                tokio::time::sleep(Duration::from_millis(20)).await;
+    let running =
+        Running::start(demo.endpoints(), TRANSFERRING + 3, bank.accounts.clone(), move |mut worker| {
+            let bank = working.clone();
+            async move {
+                while worker.goes_on() {
+                    let from = bank.accounts[worker.random.random_range(0..bank.accounts.len())].clone();
+                    let txn = match worker.who < TRANSFERRING {
+                        true => bank.transfer(&mut worker, &from),
+                        false => bank.read_all(),
+                    };
+                    worker.transact(txn).await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                worker
             }
-            worker
-        }
-    });
+        });
     let mut killer = Killer { turn: 0, groups: GROUPS, down: None };
     let mut moves = 0;
     for second in 1..=dose("BANK_SECONDS", 12) {
@@ -288,7 +289,7 @@ fn opposing_swaps_go_on() {
     let shards = [&a, &b].map(|key| u64::from(shard_of(key.as_bytes(), SHARDS as u16).0));
     let both = [a.clone().into_bytes(), b.clone().into_bytes()];
     let initial = [(both[0].clone(), b"left".to_vec()), (both[1].clone(), b"right".to_vec())];
-    let running = Running::start(&demo, 20, both.to_vec(), move |mut worker| {
+    let running = Running::start(demo.endpoints(), 20, both.to_vec(), move |mut worker| {
         let (a, b) = if worker.who % 2 == 0 { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) };
         async move {
             while worker.goes_on() {
@@ -358,7 +359,7 @@ fn await_death(demo: &Demo, node: u64) {
 /// Clients that transfer from accounts of the first group to accounts of the second, and read all.
 fn transfers_between(demo: &Demo, bank: &Bank, homes: usize, timeout: Duration) -> Running {
     let (bank, endpoints) = (bank.clone(), demo.endpoints());
-    Running::start(demo, 6, bank.accounts.clone(), move |mut worker| {
+    Running::start(demo.endpoints(), 6, bank.accounts.clone(), move |mut worker| {
         let (bank, endpoints) = (bank.clone(), endpoints.clone());
         async move {
             worker.client = patient(endpoints, timeout).await;
@@ -423,7 +424,7 @@ fn leaders_cut_from_each_other_give_clear_answers() {
     let across = transfers_between(&demo, &bank, 4, TIMEOUT);
     let local = Bank::open(&demo, keys[&1].iter().map(|key| format!("{{{key}}}-local")).collect());
     let working = local.clone();
-    let within = Running::start(&demo, 2, local.accounts.clone(), move |mut worker| {
+    let within = Running::start(demo.endpoints(), 2, local.accounts.clone(), move |mut worker| {
         let bank = working.clone();
         async move {
             while worker.goes_on() {

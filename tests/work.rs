@@ -11,8 +11,6 @@ use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use testkit::history::{History, Operation, Outcome, alone, judge};
 
-use crate::Demo;
-
 /// An operation that takes longer is an error.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -100,7 +98,7 @@ pub struct Worker {
     pub random: SmallRng,
     began: Instant,
     stop: Arc<AtomicBool>,
-    done: Arc<AtomicU64>,
+    acked: Arc<AtomicU64>,
     seen: Seen,
 }
 
@@ -130,10 +128,12 @@ impl Worker {
     /// Writes down what was asked at a time and answered now; no answer: it is lost.
     pub fn note(&mut self, began: u64, txn: Txn, answer: Option<Result<TxnReply, Error>>) {
         let ended = self.now();
-        self.done.fetch_add(1, Ordering::Relaxed);
         self.seen.longest = self.seen.longest.max(Duration::from_micros(ended - began));
         let outcome = match answer {
-            Some(Ok(reply)) => Outcome::Replied(reply),
+            Some(Ok(reply)) => {
+                self.acked.fetch_add(u64::from(!txn.is_read_only()), Ordering::Relaxed);
+                Outcome::Replied(reply)
+            }
             Some(Err(error)) => self.failed(ended - began, &error),
             None => Outcome::Unknown,
         };
@@ -165,14 +165,14 @@ fn micros_since(began: Instant) -> u64 {
 pub struct Running {
     began: Instant,
     stop: Arc<AtomicBool>,
-    done: Arc<AtomicU64>,
+    acked: Arc<AtomicU64>,
     thread: Option<JoinHandle<Seen>>,
 }
 
 impl Running {
     /// Sends so many clients to work, until [`Worker::goes_on`] says no; then these keys are read.
     pub fn start<F>(
-        demo: &Demo,
+        endpoints: Vec<String>,
         clients: u64,
         keys: Vec<Vec<u8>>,
         work: impl Fn(Worker) -> F + Send + 'static,
@@ -180,11 +180,11 @@ impl Running {
     where
         F: Future<Output = Worker> + Send + 'static,
     {
-        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (endpoints, began) = (demo.endpoints(), Instant::now());
-        let all = All { endpoints, clients, keys, began, stop: stop.clone(), done: done.clone() };
+        let (stop, began) = (Arc::new(AtomicBool::new(false)), Instant::now());
+        let acked = Arc::new(AtomicU64::new(0));
+        let all = All { endpoints, clients, keys, began, stop: stop.clone(), acked: acked.clone() };
         let thread = std::thread::spawn(move || all.run(work));
-        Running { began, stop, done, thread: Some(thread) }
+        Running { began, stop, acked, thread: Some(thread) }
     }
 
     /// In µs since the clients began: the time of their operations.
@@ -195,9 +195,9 @@ impl Running {
         micros_since(self.began)
     }
 
-    /// Operations so far.
-    pub fn done(&self) -> u64 {
-        self.done.load(Ordering::Relaxed)
+    /// Operations so far that may have changed something, and were answered.
+    pub fn acked(&self) -> u64 {
+        self.acked.load(Ordering::Relaxed)
     }
 
     /// Ends the work, and reads the keys.
@@ -224,7 +224,7 @@ struct All {
     keys: Vec<Vec<u8>>,
     began: Instant,
     stop: Arc<AtomicBool>,
-    done: Arc<AtomicU64>,
+    acked: Arc<AtomicU64>,
 }
 
 impl All {
@@ -255,7 +255,7 @@ impl All {
             random: SmallRng::seed_from_u64(who),
             began: self.began,
             stop: self.stop.clone(),
-            done: self.done.clone(),
+            acked: self.acked.clone(),
             seen: Seen::default(),
         }
     }

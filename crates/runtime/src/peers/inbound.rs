@@ -14,6 +14,7 @@ use wire::v1;
 use wire::v1::peer_server::Peer;
 
 use crate::api::LinkFaults;
+use crate::peers::outbound::check_memory;
 use crate::peers::{Arrival, Network};
 use crate::snapshot::SnapshotSource;
 
@@ -43,6 +44,8 @@ impl Peer for PeerService {
         let first = frames.message().await?;
         let hello = first.and_then(|f| f.hello).ok_or_else(|| Status::invalid_argument("no hello"))?;
         let peer = self.network.admit(&hello).map_err(Status::failed_precondition)?;
+        // A peer that refuses this node's own links tells it why only here.
+        check_memory(&self.network, &hello);
         let (answer, answers) = tokio::sync::mpsc::channel(1);
         let greeting = self.network.hello(Some(peer));
         let network = self.network.clone();

@@ -109,7 +109,7 @@ async fn send_once(
 }
 
 /// A peer that remembers more of this node than the node itself proves that its directory is an older copy.
-fn check_memory(network: &Network, hello: &v1::PeerHello) {
+pub(crate) fn check_memory(network: &Network, hello: &v1::PeerHello) {
     let peer = NodeId(hello.node);
     if hello.heard_boot > network.myself.boot {
         let mine = network.myself.boot;
