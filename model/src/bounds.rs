@@ -14,6 +14,19 @@ use crate::sabotage::Sabotage;
 /// How many replicas a world has.
 pub const REPLICAS: usize = 3;
 
+/// An event before all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// A timer fires.
+    Expired(Timer),
+    /// A client wants a value chosen.
+    Propose,
+    /// All messages of a kind that were sent to the node arrive.
+    Deliver(&'static str),
+    /// All messages sent so far are lost, none comes late.
+    Lose,
+}
+
 /// The size of a world.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -29,6 +42,11 @@ pub struct Bounds {
     pub queue: usize,
     /// Replicas canvass before a ballot, and are sticky to the leader they hear.
     pub canvass: bool,
+    /// How many checkpoints each node may write. Where there are any, what is applied is dropped from memory at once, and the
+    /// log is trimmed at any time after a checkpoint.
+    pub checkpoints: u8,
+    /// What happens before anything else may.
+    pub before: &'static [(usize, Before)],
     /// Timers that may fire at any time, besides Election.
     pub timers: &'static [Timer],
     /// Messages that are always lost: their kinds, by [`kind`].
@@ -45,7 +63,10 @@ impl Bounds {
 
     /// What the replica of `node` is told.
     pub fn config(&self, node: NodeId) -> Arc<Config> {
-        let limits = Limits { canvass: self.canvass, leases: false, ..Limits::default() };
+        let mut limits = Limits { canvass: self.canvass, leases: false, ..Limits::default() };
+        if self.checkpoints > 0 {
+            (limits.keep_bytes_min, limits.keep_bytes_max) = (0, 0);
+        }
         Arc::new(Config { me: node, voters: Bounds::voters(), limits })
     }
 

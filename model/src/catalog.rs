@@ -8,11 +8,17 @@ use paxos::ids::Slot;
 use paxos::io::Timer;
 use stateright::Model;
 
-use crate::bounds::Bounds;
+use crate::bounds::{Before, Bounds};
 use crate::check::{self, Options, Outcome};
 use crate::handoff;
 use crate::handoff::clients::{append, delete};
 use crate::handoff::world::Handoff;
+use crate::lease;
+use crate::lease::bounds::{FAST, SLOW};
+use crate::lease::world::Lease;
+use crate::once;
+use crate::once::bounds::append as request;
+use crate::once::world::Once;
 use crate::search::Search;
 use crate::txn;
 use crate::txn::clients::{append_to, get, single, transaction};
@@ -38,6 +44,10 @@ pub struct Named {
 pub enum Kind {
     /// Replicas of one group.
     Replicas(Bounds),
+    /// Replicas of one group, with clocks.
+    Lease(lease::bounds::Bounds),
+    /// One group and its clients.
+    Once(once::bounds::Bounds),
     /// Two groups and the shardmaster.
     Handoff(handoff::bounds::Bounds),
     /// Two groups and transactions over them.
@@ -49,6 +59,8 @@ impl Kind {
     pub fn check(&self, options: Options) -> Outcome {
         match self.clone() {
             Kind::Replicas(bounds) => check::run(World::new(bounds), options),
+            Kind::Lease(bounds) => check::run(Lease::new(bounds), options),
+            Kind::Once(bounds) => check::run(Once::new(bounds), options),
             Kind::Handoff(bounds) => check::run(Handoff::new(bounds), options),
             Kind::Commit(bounds) => check::run(Commit::new(bounds), options),
         }
@@ -58,6 +70,8 @@ impl Kind {
     pub fn explore(&self, address: SocketAddr) {
         match self.clone() {
             Kind::Replicas(bounds) => drop(World::new(bounds).to_explore().checker().serve(address)),
+            Kind::Lease(bounds) => drop(Lease::new(bounds).to_explore().checker().serve(address)),
+            Kind::Once(bounds) => drop(Once::new(bounds).to_explore().checker().serve(address)),
             Kind::Handoff(bounds) => drop(Handoff::new(bounds).to_explore().checker().serve(address)),
             Kind::Commit(bounds) => drop(Commit::new(bounds).to_explore().checker().serve(address)),
         }
@@ -67,7 +81,7 @@ impl Kind {
     pub fn replicas(self) -> Option<Bounds> {
         match self {
             Kind::Replicas(bounds) => Some(bounds),
-            Kind::Handoff(_) | Kind::Commit(_) => None,
+            Kind::Lease(_) | Kind::Once(_) | Kind::Handoff(_) | Kind::Commit(_) => None,
         }
     }
 }
@@ -100,6 +114,12 @@ pub fn all() -> Vec<Named> {
         },
         Named {
             name: "leader-change",
+            about: "two slots in flight when the leader changes: the next one adopts, and fills holes",
+            kind: Kind::Replicas(leader_change()),
+            states: 433_398,
+        },
+        Named {
+            name: "leader-change-back",
             about: "a leader comes back at a third ballot; two values for one slot",
             kind: Kind::Replicas(Bounds { campaigns: [2, 1, 0], last_slot: Slot(1), ..two_values.clone() }),
             states: 419_648,
@@ -151,6 +171,66 @@ pub fn all() -> Vec<Named> {
                 ..recovery()
             }),
             states: 1_260_585,
+        },
+        Named {
+            name: "snapshot",
+            about: "a vote that isn't chosen, then two slots by the next leader; checkpoints, trims, snapshots, a crash",
+            kind: Kind::Replicas(snapshot()),
+            states: 2_456_158,
+        },
+        Named {
+            name: "lease",
+            about: "a leader that is cut off or paused, and the next one; it counts slowly or fast, the others fast",
+            kind: Kind::Lease(lease()),
+            states: 631_504,
+        },
+        Named {
+            name: "lease-clocks",
+            about: "as lease, for a shorter time; any clock may be slow or fast in any tick",
+            kind: Kind::Lease(lease::bounds::Bounds { ticks: 2, rates: [&[SLOW, FAST]; 3], ..lease() }),
+            states: 718_438,
+        },
+        Named {
+            name: "lease-reads",
+            about: "two leaders write, and reads wait for rounds of heartbeats at both",
+            kind: Kind::Lease(lease::bounds::Bounds {
+                ticks: 0,
+                proposals: [1, 1, 0],
+                beats: [0; 3],
+                reads: [1, 1, 0],
+                ..lease()
+            }),
+            states: 127_120,
+        },
+        Named {
+            name: "lease-restart",
+            about: "each node crashes once, and comes back within a lease that it granted or held",
+            kind: Kind::Lease(lease::bounds::Bounds {
+                ticks: 2,
+                rates: worst(),
+                beats: [0; 3],
+                crashes: [1; 3],
+                ..lease()
+            }),
+            states: 267_461,
+        },
+        Named {
+            name: "lease-transfer",
+            about: "the leader gives its lease up for a successor; what it said comes at any time",
+            kind: Kind::Lease(lease::bounds::Bounds {
+                ticks: 2,
+                rates: worst(),
+                beats: [0; 3],
+                transfers: 1,
+                ..lease()
+            }),
+            states: 303_197,
+        },
+        Named {
+            name: "exactly-once",
+            about: "two clients, three requests; retries, duplicates, lost answers, failover, time, requests given up",
+            kind: Kind::Once(exactly_once()),
+            states: 71_202,
         },
         Named {
             name: "handoff",
@@ -271,6 +351,8 @@ pub fn consensus() -> Bounds {
         proposals: [1, 1, 0],
         last_slot: Slot(2),
         crashes: 0,
+        checkpoints: 0,
+        before: &[],
         queue: 0,
         canvass: false,
         timers: &[],
@@ -293,6 +375,81 @@ pub fn canvass() -> Bounds {
 /// One slot, and crashes between a step and its sync.
 pub fn recovery() -> Bounds {
     Bounds { last_slot: Slot(1), crashes: 3, queue: 1, ..consensus() }
+}
+
+/// Node 1 leads; node 2 is the next leader, and writes. All clocks but that of node 1 are as fast as they may be.
+pub fn lease() -> lease::bounds::Bounds {
+    lease::bounds::Bounds {
+        ticks: 3,
+        rates: [&[SLOW, FAST], &[FAST], &[FAST]],
+        campaigns: [1, 1, 0],
+        proposals: [0, 1, 0],
+        beats: [1, 0, 0],
+        reads: [0; 3],
+        crashes: [0; 3],
+        timers: &[],
+        transfers: 0,
+        sabotage: None,
+    }
+}
+
+/// The slowest leader, the fastest followers.
+pub fn worst() -> [&'static [u64]; 3] {
+    [&[SLOW], &[FAST], &[FAST]]
+}
+
+/// Node 1 voted, alone, for what wasn't chosen, and knows nothing of what was: two leaders later, all that is left of slot 1 is
+/// the state of node 2. What is applied leaves memory at once.
+pub fn snapshot() -> Bounds {
+    Bounds {
+        campaigns: [1, 1, 0],
+        proposals: [1, 2, 0],
+        crashes: 1,
+        checkpoints: 1,
+        queue: 0,
+        before: &[
+            (0, Before::Expired(Timer::Election)),
+            (1, Before::Deliver("Prepare")),
+            (0, Before::Deliver("Promise")),
+            (0, Before::Propose),
+            (0, Before::Lose),
+            (1, Before::Expired(Timer::Election)),
+            (2, Before::Deliver("Prepare")),
+            (1, Before::Deliver("Promise")),
+            (1, Before::Lose),
+            (1, Before::Propose),
+            (2, Before::Deliver("Accept")),
+            (1, Before::Deliver("Accepted")),
+        ],
+        timers: &[Timer::CatchUp],
+        ..consensus()
+    }
+}
+
+/// Node 1 leads, elected by itself and node 2, and proposes for two slots at a time.
+pub fn leader_change() -> Bounds {
+    Bounds {
+        proposals: [2, 0, 0],
+        before: &[
+            (0, Before::Expired(Timer::Election)),
+            (1, Before::Deliver("Prepare")),
+            (0, Before::Deliver("Promise")),
+            (0, Before::Lose),
+        ],
+        ..consensus()
+    }
+}
+
+/// One client with two requests in flight at a time, one with a single request; all log times from 0 to 3.
+pub fn exactly_once() -> once::bounds::Bounds {
+    once::bounds::Bounds {
+        ops: vec![request(2, 1, b'1'), request(2, 2, b'2'), request(3, 1, b'4')],
+        last_time: 3,
+        clients: 2,
+        window: 3,
+        gives_up: true,
+        sabotage: None,
+    }
 }
 
 /// One shard, two keys, two clients with three operations; the operator changes its mind at any time.

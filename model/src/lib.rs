@@ -5,6 +5,9 @@
 //! model checker visits every state that any order of deliveries, losses, duplicates, timers, syncs and crashes can
 //! reach within [`bounds::Bounds`], and judges the properties of [`properties`] in each.
 //!
+//! A [`lease::world::Lease`] is three such replicas with clocks that drift; a [`once::world::Once`] is one shipped store and its
+//! clients.
+//!
 //! A [`handoff::world::Handoff`] is two shipped stores, the shipped shardmaster, clients and such a network; a
 //! [`txn::world::Commit`] is the same without the shardmaster.
 //!
@@ -16,6 +19,7 @@ pub mod catalog;
 pub mod check;
 pub mod groups;
 pub mod handoff;
+pub mod lease;
 pub mod letters;
 pub mod memo;
 #[cfg(feature = "mutants")]
@@ -23,6 +27,7 @@ pub mod mutants;
 pub mod network;
 pub mod node;
 pub mod notes;
+pub mod once;
 pub mod properties;
 pub mod sabotage;
 pub mod search;

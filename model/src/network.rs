@@ -61,6 +61,8 @@ pub struct Facts {
     pub confirmed: BTreeMap<NodeId, Ballot>,
     /// A leader proposed an entry that another leader had proposed before it.
     pub adopted: bool,
+    /// A leader filled a slot with nothing, since another one above it was in use.
+    pub hole_filled: bool,
     /// A node accepted below a promise that doesn't report that vote (P2).
     pub broken_promise: Option<String>,
     /// Two entries were proposed at one ballot and slot (P3).
@@ -157,6 +159,7 @@ impl Facts {
                     .range((*slot, Ballot::ZERO)..(*slot, *ballot))
                     .any(|((_, earlier), old)| earlier.node != ballot.node && old == entry)
         });
+        facts.hole_filled = proposed.values().any(|entry| **entry == Entry::Noop);
         for ((slot, ballot), _) in votes.iter().filter(|(_, voted)| voters.is_quorum(voted)) {
             match proposed.get(&(*slot, *ballot)) {
                 Some(entry) => facts.choose(*slot, *ballot, (*entry).clone()),

@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use paxos::Replica;
 use paxos::durable::Durable;
-use paxos::ids::{Moment, NodeId};
+use paxos::ids::{Ballot, Moment, NodeId, Slot};
 use paxos::invariants::Monitor;
-use paxos::io::{Input, Output, Timer, Write};
-use paxos::message::Envelope;
+use paxos::io::{Input, Output, Reply, Timer, Write};
+use paxos::message::{Entry, Envelope};
 use paxos::replica::{FIRST_SLOT, Recovered};
 
 use crate::bounds::Bounds;
 use crate::network::{Letter, hash_of};
+use crate::sabotage::Sabotage;
 
 /// Something that happens to a node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -29,7 +30,16 @@ pub enum Event {
     Sync,
     /// Power fails, and comes back.
     Crash,
+    /// A checkpoint of the state as it is now is on disk.
+    Checkpoint,
+    /// The log on disk is trimmed of what the checkpoint holds.
+    Trim,
+    /// A snapshot of another node arrives: all that was applied there.
+    Install(Arc<Applied>),
 }
+
+/// The state of the state machine: every entry applied, the first one that of [`FIRST_SLOT`].
+pub type Applied = Vec<Entry<u8>>;
 
 impl Event {
     /// What the replica steps on, if the event isn't one of the disk.
@@ -38,7 +48,8 @@ impl Event {
             Event::Deliver(letter) => Some(Input::Receive(letter.envelope.clone())),
             Event::Expired(timer) => Some(Input::Expired(*timer)),
             Event::Propose => Some(Input::Propose(node.value())),
-            Event::Sync | Event::Crash => None,
+            Event::Install(applied) => Some(Input::Installed(end_of(applied))),
+            Event::Sync | Event::Crash | Event::Checkpoint | Event::Trim => None,
         }
     }
 }
@@ -63,8 +74,14 @@ pub struct Node {
     replica: Replica<u8>,
     durable: Durable<u8>,
     waiting: Vec<Waiting>,
+    applied: Applied,
+    checkpoint: Applied,
+    trimmed_end: Slot,
+    /// Where a snapshot is to be fetched, and what it must reach.
+    wants: Option<(NodeId, Slot)>,
     campaigns: u8,
     proposals: u8,
+    checkpoints: u8,
 }
 
 /// What an event made of a node.
@@ -87,8 +104,13 @@ impl Node {
             replica: Replica::new(bounds.config(id)),
             durable: Durable::default(),
             waiting: Vec::new(),
+            applied: Vec::new(),
+            checkpoint: Vec::new(),
+            trimmed_end: FIRST_SLOT,
+            wants: None,
             campaigns: 0,
             proposals: 0,
+            checkpoints: 0,
         };
         let started = node.replica.step(Moment::default(), Input::Start);
         assert!(started.sends.is_empty() && started.writes.is_empty() && started.after_sync.is_empty());
@@ -105,6 +127,35 @@ impl Node {
         &self.durable
     }
 
+    /// What its state machine went through.
+    pub fn applied(&self) -> &Applied {
+        &self.applied
+    }
+
+    /// What its checkpoint holds.
+    pub fn checkpoint(&self) -> &Applied {
+        &self.checkpoint
+    }
+
+    /// The log on disk has nothing below.
+    pub fn trimmed_end(&self) -> Slot {
+        self.trimmed_end
+    }
+
+    /// The snapshots that it would take, of what that node has applied: taken now, or earlier and late.
+    pub fn snapshots(&self, of: &Node) -> impl Iterator<Item = Applied> {
+        let least = self.wants.filter(|(from, _)| *from == of.id()).map(|(_, end)| end);
+        let least =
+            least.map(|end| end.max(self.replica.applied_end()).max(self.replica.log().compacted_end()));
+        let applied = of.applied.clone();
+        (0..=applied.len())
+            .filter(move |length| least.is_some_and(|end| end_of(&applied[..*length]) >= end))
+            .map({
+                let applied = of.applied.clone();
+                move |length| applied[..length].to_vec()
+            })
+    }
+
     /// How many steps wait for the disk, not counting what isn't worth a sync.
     pub fn unsynced(&self) -> usize {
         self.waiting.iter().filter(|step| !step.is_lazy()).count()
@@ -114,6 +165,12 @@ impl Node {
     pub fn events(&self, bounds: &Bounds, events: &mut Vec<Event>) {
         if !self.waiting.is_empty() {
             events.push(Event::Sync);
+        }
+        if self.checkpoints < bounds.checkpoints && self.applied.len() > self.checkpoint.len() {
+            events.push(Event::Checkpoint);
+        }
+        if self.trimmed_end < self.trims_to(bounds) {
+            events.push(Event::Trim);
         }
         if !self.takes_inputs(bounds) {
             return;
@@ -135,17 +192,24 @@ impl Node {
     /// What the event makes of the node; `None` if it changes nothing or leaves the bounds.
     pub fn on(&self, bounds: &Bounds, event: &Event) -> Option<Changed> {
         let mut changed = match event.input(self) {
-            Some(input) => self.step(bounds, input)?,
-            None if *event == Event::Sync => self.sync(),
-            None => self.crash(bounds),
+            Some(input) => self.step(bounds, event, input)?,
+            None => match event {
+                Event::Sync => self.sync(),
+                Event::Checkpoint => self.write_checkpoint(),
+                Event::Trim => self.trim(bounds),
+                _ => self.crash(bounds),
+            },
         };
         changed.sent.iter_mut().for_each(|envelope| bounds.simplify(&mut envelope.message));
         changed.sent.retain(|envelope| !bounds.loses(&envelope.message));
         (changed.node != *self || !changed.sent.is_empty() || changed.fault.is_some()).then_some(changed)
     }
 
-    fn step(&self, bounds: &Bounds, input: Input<u8>) -> Option<Changed> {
+    fn step(&self, bounds: &Bounds, event: &Event, input: Input<u8>) -> Option<Changed> {
         let mut node = self.clone();
+        if let Event::Install(applied) = event {
+            (node.applied, node.wants) = (applied.to_vec(), None);
+        }
         let mut monitor = Monitor::new(&node.replica, node.written());
         let elects = matches!(input, Input::Expired(Timer::Election));
         node.proposals += u8::from(matches!(input, Input::Propose(_)));
@@ -163,9 +227,45 @@ impl Node {
         if let Some(sabotage) = bounds.sabotage {
             sabotage.spoil_output(&mut out);
         }
+        node.take(&out);
         let mut sent = out.sends.clone();
         sent.extend(node.write(bounds, &out));
         Some(Changed { node, sent, out, fault })
+    }
+
+    /// What the driver does with a step besides sending and writing.
+    fn take(&mut self, out: &Output<u8>) {
+        for (slot, entry) in &out.chosen {
+            assert_eq!(*slot, end_of(&self.applied), "P5: entries are handed out in order, each once");
+            self.applied.push(entry.clone());
+        }
+        for reply in &out.replies {
+            if let Reply::FetchSnapshot { from, at_least } = reply {
+                self.wants = Some((*from, *at_least));
+            }
+        }
+    }
+
+    fn trims_to(&self, bounds: &Bounds) -> Slot {
+        let ahead = bounds.sabotage == Some(Sabotage::TrimsAhead);
+        end_of(if ahead { &self.applied } else { &self.checkpoint })
+    }
+
+    fn write_checkpoint(&self) -> Changed {
+        let mut node = self.clone();
+        node.checkpoint = node.applied.clone();
+        node.checkpoints += 1;
+        Changed { node, sent: Vec::new(), out: Output::default(), fault: None }
+    }
+
+    fn trim(&self, bounds: &Bounds) -> Changed {
+        let mut node = self.clone();
+        node.trimmed_end = self.trims_to(bounds);
+        node.durable.trim(node.trimmed_end);
+        if bounds.sabotage == Some(Sabotage::TrimDropsPromise) {
+            node.durable.promised = Ballot::ZERO;
+        }
+        Changed { node, sent: Vec::new(), out: Output::default(), fault: None }
     }
 
     /// Hands a step to the disk; returns what needn't wait for it.
@@ -201,23 +301,26 @@ impl Node {
         step.after_sync
     }
 
-    /// All but the disk is gone; the state machine starts afresh, since there is no checkpoint.
+    /// All but the disk is gone; the state machine starts as its checkpoint was, or afresh.
     fn crash(&self, bounds: &Bounds) -> Changed {
         let mut node = self.clone();
         node.waiting.clear();
+        node.wants = None;
+        node.applied = node.checkpoint.clone();
         if let Some(sabotage) = bounds.sabotage {
             sabotage.spoil_disk(&mut node.durable);
         }
         let recovered = Recovered {
             durable: node.durable.clone(),
-            state_end: FIRST_SLOT,
-            trimmed_end: FIRST_SLOT,
+            state_end: end_of(&node.checkpoint),
+            trimmed_end: node.trimmed_end,
             restarted: true,
         };
         node.replica = Replica::recover(bounds.config(self.id()), recovered);
         let mut monitor = Monitor::new(&node.replica, node.durable.clone());
         let out = node.replica.step(Moment::default(), Input::Start);
         let fault = monitor.violated(&node.replica, &out).map(|violation| violation.to_string());
+        node.take(&out);
         let mut sent = out.sends.clone();
         sent.extend(node.write(bounds, &out));
         Changed { node, sent, out, fault }
@@ -256,4 +359,9 @@ impl Node {
     pub fn hash64(&self) -> u64 {
         hash_of(self)
     }
+}
+
+/// The `applied_end` of a state machine that went through these.
+pub fn end_of(applied: &[Entry<u8>]) -> Slot {
+    Slot(FIRST_SLOT.0 + applied.len() as u64)
 }

@@ -3,7 +3,7 @@
 //! Beside what must always hold stands what must be possible: a model in which nothing is ever chosen would hold every
 //! property.
 
-use paxos::durable::Durable;
+use paxos::ids::{Ballot, Slot};
 use paxos::invariants;
 use paxos::io::Timer;
 use paxos::message::Entry;
@@ -12,6 +12,7 @@ use paxos::replica::FIRST_SLOT;
 use stateright::Property;
 
 use crate::bounds::{Bounds, REPLICAS};
+use crate::node::{Node, end_of};
 use crate::steps::Held;
 use crate::world::{State, World};
 
@@ -44,13 +45,29 @@ pub fn all(bounds: &Bounds) -> Vec<Property<World>> {
             world.finds(8, || applied(state) == REPLICAS)
         }));
     }
-    if bounds.proposals.iter().filter(|values| **values > 0).count() > 1 {
+    // Where there are checkpoints, the first value and its leader belong to what came before.
+    let begins = bounds.checkpoints == 0;
+    if begins && bounds.proposals.iter().filter(|values| **values > 0).count() > 1 {
         all.push(sometimes("the first value can win", |world, state| world.finds(9, || wins(state, 11))));
         all.push(sometimes("the second value can win", |world, state| world.finds(10, || wins(state, 21))));
     }
-    if bounds.campaigns.iter().filter(|ballots| **ballots > 0).count() > 1 {
+    if begins && bounds.campaigns.iter().filter(|ballots| **ballots > 0).count() > 1 {
         all.push(sometimes("a second leader adopts", |world, state| {
             world.finds(11, || state.network.facts.adopted)
+        }));
+    }
+    if bounds.proposals[0] > 1 && bounds.campaigns[1] > 0 {
+        all.push(sometimes("a second leader fills a hole", |world, state| {
+            world.finds(14, || state.network.facts.hole_filled)
+        }));
+    }
+    if bounds.checkpoints > 0 {
+        all.push(sometimes("a node that lags installs a snapshot", |world, state| {
+            world.finds(12, || state.nodes.iter().any(|held| has_installed(&held.node)))
+        }));
+        all.push(sometimes("after all crashes more is applied where the log was trimmed", |world, state| {
+            let crashed = state.crashes == world.bounds.crashes;
+            world.finds(13, || crashed && state.nodes.iter().any(|held| went_on_after_trim(&held.node)))
         }));
     }
     if bounds.crashes > 0 {
@@ -96,25 +113,47 @@ fn one_chosen(state: &State) -> bool {
     facts.two_chosen.is_none()
         && state.nodes.iter().all(|held| {
             let known = held.node.replica().log().from(FIRST_SLOT);
-            known.filter_map(|(slot, held)| Some((slot, held.chosen.as_ref()?))).all(|(slot, entry)| {
-                let chosen = facts.chosen.get(&slot).and_then(|at| at.first());
-                chosen.is_some_and(|(_, chosen)| chosen == entry)
-            })
+            known
+                .filter_map(|(slot, held)| Some((slot, held.chosen.as_ref()?)))
+                .all(|(slot, entry)| is_chosen(state, slot, entry))
+                && (FIRST_SLOT.0..)
+                    .map(Slot)
+                    .zip(held.node.applied())
+                    .all(|(slot, entry)| is_chosen(state, slot, entry))
         })
+}
+
+fn is_chosen(state: &State, slot: Slot, entry: &Entry<u8>) -> bool {
+    let chosen = state.network.facts.chosen.get(&slot).and_then(|at| at.first());
+    chosen.is_some_and(|(_, chosen)| chosen == entry)
 }
 
 fn chosen_is_durable(state: &State) -> bool {
     let voters = Bounds::voters();
     state.network.facts.chosen.iter().all(|(slot, at)| {
         at.iter().all(|(ballot, entry)| {
-            let holds = |durable: &Durable<u8>| {
-                durable.votes.get(slot).is_some_and(|(voted, held)| voted >= ballot && held == entry)
-            };
-            let holders = state.nodes.iter().filter(|held| holds(held.node.durable()));
-            let holders: NodeSet = holders.map(|held| held.node.replica().node()).collect();
-            voters.is_quorum(&holders)
+            let holds = |node: &Node| holds(node, *slot, *ballot, entry);
+            let count = state.nodes.iter().filter(|held| holds(&held.node));
+            let count: NodeSet = count.map(|held| held.node.replica().node()).collect();
+            voters.is_quorum(&count)
         })
     })
+}
+
+/// Whether the disk of a node holds a chosen entry.
+fn holds(node: &Node, slot: Slot, ballot: Ballot, entry: &Entry<u8>) -> bool {
+    let voted = node.durable().votes.get(&slot);
+    end_of(node.checkpoint()) > slot
+        || voted.is_some_and(|(voted_at, held)| *voted_at >= ballot && held == entry)
+}
+
+/// The log says so; nothing else is there of the slots below.
+fn has_installed(node: &Node) -> bool {
+    !node.durable().unvouched.is_empty()
+}
+
+fn went_on_after_trim(node: &Node) -> bool {
+    node.trimmed_end() > FIRST_SLOT && node.applied().len() > node.checkpoint().len()
 }
 
 /// How many replicas have handed out an entry to apply.

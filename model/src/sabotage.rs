@@ -2,7 +2,7 @@
 
 use paxos::durable::Durable;
 use paxos::ids::Ballot;
-use paxos::io::Output;
+use paxos::io::{Output, Write};
 use paxos::message::Message;
 
 /// One bug of a driver, a disk or a network.
@@ -16,6 +16,12 @@ pub enum Sabotage {
     VotesLostAtRestart,
     /// The disk forgets the promise, though not the votes, at a restart.
     PromiseLostAtRestart,
+    /// The log is trimmed of all that is applied, whether or not a checkpoint holds it.
+    TrimsAhead,
+    /// Trimming the log drops the promise with the votes.
+    TrimDropsPromise,
+    /// The log doesn't say that a snapshot was installed.
+    SnapshotUnsaid,
 }
 
 impl Sabotage {
@@ -30,7 +36,11 @@ impl Sabotage {
                     }
                 }
             }
-            Sabotage::VotesLostAtRestart | Sabotage::PromiseLostAtRestart => {}
+            Sabotage::SnapshotUnsaid => out.writes.retain(|write| !matches!(write, Write::Installed(_))),
+            Sabotage::VotesLostAtRestart
+            | Sabotage::PromiseLostAtRestart
+            | Sabotage::TrimsAhead
+            | Sabotage::TrimDropsPromise => {}
         }
     }
 
@@ -39,7 +49,11 @@ impl Sabotage {
         match self {
             Sabotage::VotesLostAtRestart => durable.votes.clear(),
             Sabotage::PromiseLostAtRestart => durable.promised = Ballot::ZERO,
-            Sabotage::SendsBeforeSync | Sabotage::PromisesForgetEntries => {}
+            Sabotage::SendsBeforeSync
+            | Sabotage::PromisesForgetEntries
+            | Sabotage::TrimsAhead
+            | Sabotage::TrimDropsPromise
+            | Sabotage::SnapshotUnsaid => {}
         }
     }
 }

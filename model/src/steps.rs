@@ -53,7 +53,7 @@ impl Steps {
     pub fn effect(&self, bounds: &Bounds, held: &Held, event: &Event) -> Arc<Effect> {
         let hash = match event {
             Event::Deliver(letter) => letter.hash,
-            Event::Expired(_) | Event::Propose | Event::Sync | Event::Crash => hash_of(event),
+            other => hash_of(other),
         };
         let key = (held.hash, hash);
         self.taken.get_or(held.hash ^ hash, key, || Arc::new(self.take(bounds, held, event, key)))

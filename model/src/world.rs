@@ -9,10 +9,10 @@ use paxos::io::Input;
 use paxos::trace;
 use stateright::{Model, Property};
 
-use crate::bounds::{Bounds, REPLICAS};
+use crate::bounds::{Before, Bounds, REPLICAS, kind};
 use crate::memo::Memo;
 use crate::network::{Letter, Network};
-use crate::node::{Event, Node};
+use crate::node::{Event, Node, end_of};
 use crate::properties;
 use crate::search::{Search, Watch};
 use crate::steps::{Effect, Held, Steps};
@@ -92,6 +92,23 @@ impl World {
         Some(next)
     }
 
+    /// Does what is to happen before all else.
+    fn begin(&self, state: State, at: usize, before: Before) -> State {
+        let events: Vec<Event> = match before {
+            Before::Expired(timer) => vec![Event::Expired(timer)],
+            Before::Propose => vec![Event::Propose],
+            Before::Deliver(what) => {
+                let id = state.nodes[at].node.replica().node();
+                let to_it = |letter: &&Arc<Letter>| {
+                    letter.envelope.to == id && kind(&letter.envelope.message) == what
+                };
+                state.network.letters.iter().filter(to_it).cloned().map(Event::Deliver).collect()
+            }
+            Before::Lose => return State { network: Arc::default(), ..state },
+        };
+        events.iter().fold(state, |state, event| self.after(&state, at, event).unwrap_or(state))
+    }
+
     fn extended(&self, network: &Arc<Network>, sent: &[Arc<Letter>]) -> Arc<Network> {
         if sent.iter().all(|letter| network.contains(letter)) {
             return network.clone();
@@ -133,8 +150,7 @@ impl Search for World {
         let prefix = trace::prefix(GROUP, id);
         let what = match action.event.input(node) {
             Some(input) => trace::input(&input),
-            None if action.event == Event::Sync => "synced".to_string(),
-            None => "crash, restart".to_string(),
+            None => of_the_driver(&action.event).to_string(),
         };
         let mut lines = vec![format!("{prefix} {what}")];
         // Asked first: a step that breaks an assertion must not be taken again.
@@ -164,7 +180,8 @@ impl Model for World {
             let id = u32::try_from(at + 1).unwrap_or(u32::MAX);
             Held::new(Node::new(&self.bounds, NodeId(id)))
         });
-        vec![State { nodes, network: Arc::default(), crashes: 0, fault: None }]
+        let state = State { nodes, network: Arc::default(), crashes: 0, fault: None };
+        vec![self.bounds.before.iter().fold(state, |state, (at, before)| self.begin(state, *at, *before))]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
@@ -178,6 +195,8 @@ impl Model for World {
                 events.push(Event::Crash);
             }
             if held.node.takes_inputs(&self.bounds) {
+                let others = state.nodes.iter().flat_map(|other| held.node.snapshots(&other.node));
+                events.extend(others.map(|applied| Event::Install(Arc::new(applied))));
                 let id = held.node.replica().node();
                 let to_it = state.network.letters.iter().filter(|letter| letter.envelope.to == id);
                 events.extend(to_it.cloned().map(Event::Deliver));
@@ -195,8 +214,8 @@ impl Model for World {
             Event::Deliver(letter) => trace::input(&Input::Receive(letter.envelope.clone())),
             Event::Expired(timer) => trace::input(&Input::<u8>::Expired(*timer)),
             Event::Propose => "propose".to_string(),
-            Event::Sync => "synced".to_string(),
-            Event::Crash => "crash, restart".to_string(),
+            Event::Install(applied) => trace::input(&Input::<u8>::Installed(end_of(applied))),
+            other => of_the_driver(other).to_string(),
         };
         format!("n{} {what}", action.at + 1)
     }
@@ -211,6 +230,17 @@ impl Model for World {
     }
 }
 
+/// What happens to a node without a step of its replica, but for the first one after a crash.
+fn of_the_driver(event: &Event) -> &'static str {
+    match event {
+        Event::Sync => "synced",
+        Event::Crash => "crash, restart",
+        Event::Checkpoint => "checkpoint",
+        Event::Trim => "trim",
+        Event::Deliver(_) | Event::Expired(_) | Event::Propose | Event::Install(_) => "step",
+    }
+}
+
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for held in &self.nodes {
@@ -219,6 +249,12 @@ impl fmt::Debug for State {
             let (end, waits) = (replica.chosen_end(), held.node.unsynced());
             writeln!(f, "{id} {role} promised={promised} chosen_end={end}, {waits} steps wait for the disk")?;
             writeln!(f, "   on disk: promised={} chosen_end={}", durable.promised, durable.chosen_end)?;
+            let (applied, checkpoint) = (end_of(held.node.applied()), end_of(held.node.checkpoint()));
+            writeln!(
+                f,
+                "   applied_end={applied} checkpoint={checkpoint} trimmed={}",
+                held.node.trimmed_end()
+            )?;
             for (slot, (ballot, entry)) in &durable.votes {
                 writeln!(f, "   on disk: vote {slot} {ballot} {}", entry.summary())?;
             }

@@ -1,39 +1,27 @@
 //! The models can fail: each bug put around the replica is found, by the property that names it.
 
-use std::time::Duration;
-
 use model::bounds::Bounds;
 use model::catalog::named;
-use model::check::{self, Options, Outcome, Verdict};
 use model::properties::{P0, P1, P2, P3, P4, P6};
 use model::sabotage::Sabotage;
 use model::world::World;
+use paxos::io::Timer;
 
-fn seek(name: &str, sabotage: Sabotage, property: &'static str, change: impl FnOnce(&mut Bounds)) -> Outcome {
+#[path = "common/exhaust.rs"]
+mod exhaust;
+#[path = "common/found.rs"]
+mod found;
+
+fn with(name: &str, sabotage: Sabotage, change: impl FnOnce(&mut Bounds)) -> World {
     let mut bounds = named(name).and_then(|m| m.kind.replicas()).expect("a model of replicas");
     bounds.sabotage = Some(sabotage);
     change(&mut bounds);
-    let options = Options { budget: Duration::from_secs(300), threads: 1, sought: Some(property) };
-    check::run(World::new(bounds), options)
+    World::new(bounds)
 }
 
 /// Searches until the property is violated; the run that does it, as trace lines.
 fn found(name: &str, sabotage: Sabotage, property: &'static str) -> String {
-    found_in(name, sabotage, property, |_| {})
-}
-
-/// As [`found`], within other bounds.
-fn found_in(
-    name: &str,
-    sabotage: Sabotage,
-    property: &'static str,
-    change: impl FnOnce(&mut Bounds),
-) -> String {
-    let outcome = seek(name, sabotage, property, change);
-    assert_eq!(outcome.verdict(property), Some(Verdict::Violated), "{property} in {} states", outcome.states);
-    let trace = outcome.counterexample.expect("a run that shows it").join("\n");
-    println!("{sabotage:?}: {property}, after {} states\n{trace}\n", outcome.states);
-    trace
+    found::found(with(name, sabotage, |_| {}), property)
 }
 
 #[test]
@@ -49,7 +37,8 @@ fn sending_before_the_sync_loses_what_is_chosen() {
 
 #[test]
 fn sending_before_the_sync_uses_a_ballot_twice() {
-    found_in("recovery-queue", Sabotage::SendsBeforeSync, P3, |bounds| bounds.proposals = [2, 0, 0]);
+    let model = with("recovery-queue", Sabotage::SendsBeforeSync, |bounds| bounds.proposals = [2, 0, 0]);
+    found::found(model, P3);
 }
 
 #[test]
@@ -81,8 +70,25 @@ fn a_promise_lost_at_a_restart_is_taken_back() {
 
 #[test]
 fn a_bug_that_needs_a_crash_is_not_seen_without_one() {
-    let outcome = seek("recovery", Sabotage::VotesLostAtRestart, P6, |bounds| {
-        (bounds.crashes, bounds.proposals) = (0, [1, 0, 0]);
+    let without = |bounds: &mut Bounds| (bounds.crashes, bounds.proposals) = (0, [1, 0, 0]);
+    exhaust::exhaust(with("recovery", Sabotage::VotesLostAtRestart, without), 28_692);
+}
+
+#[test]
+fn a_log_that_is_trimmed_before_the_checkpoint_loses_what_is_chosen() {
+    found("snapshot", Sabotage::TrimsAhead, P6);
+}
+
+#[test]
+fn a_promise_trimmed_with_the_votes_is_taken_back() {
+    found("snapshot", Sabotage::TrimDropsPromise, P1);
+}
+
+#[test]
+fn a_snapshot_that_the_log_does_not_say_makes_an_old_vote_the_chosen_entry() {
+    let model = with("snapshot", Sabotage::SnapshotUnsaid, |bounds| {
+        (bounds.timers, bounds.lost) = (&[Timer::Heartbeat, Timer::CatchUp], &["HeartbeatAck", "Preempted"]);
     });
-    assert_eq!((outcome.exhausted, outcome.counterexample), (true, None));
+    let trace = found::found(model, P4);
+    assert!(trace.contains("installed snapshot"), "{trace}");
 }
