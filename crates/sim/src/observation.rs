@@ -137,9 +137,11 @@ pub struct Ending {
     pub groups: BTreeSet<GroupRef>,
     /// When the last fault ended, in µs.
     pub healed_us: u64,
+    /// When the last client had done its work, in µs.
+    pub idle_us: u64,
     /// When nothing was under way any more, in µs; else what is.
     pub rest: Result<u64, String>,
-    /// What may pass between the last fault and an answer, or rest, in µs.
+    /// What may pass between the last fault and an answer, or between the last work and rest, in µs.
     pub bound_us: u64,
 }
 

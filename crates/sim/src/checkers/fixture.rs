@@ -54,6 +54,7 @@ pub(super) fn ending() -> Ending {
         calls: Vec::new(),
         groups: [at(1).group].into(),
         healed_us: 0,
+        idle_us: 0,
         rest: Ok(0),
         bound_us: 0,
     }

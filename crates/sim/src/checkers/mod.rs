@@ -20,9 +20,12 @@ mod reference;
 #[cfg(test)]
 mod fixture;
 
+use std::collections::BTreeSet;
+
 use kvserver::genesis::Genesis;
 use kvserver::handoff::CopyPhase;
 use paxos::invariants::Violation;
+use shardmaster::ids::GroupRef;
 
 pub use canary::Canary;
 pub use p0::P0;
@@ -113,6 +116,16 @@ impl Checkers {
         Ok(())
     }
 
+    /// What is under way as far as the logs tell: transactions, shards on their way.
+    pub fn unrest(&self) -> Option<String> {
+        self.reference.unrest()
+    }
+
+    /// The groups that serve shards, and the shardmaster's.
+    pub fn groups(&self) -> BTreeSet<GroupRef> {
+        self.reference.serving()
+    }
+
     fn tell(&mut self, seen: &Observation<'_>) -> Result<(), Violation> {
         self.others.iter_mut().try_for_each(|checker| checker.observe(seen))
     }
@@ -120,8 +133,6 @@ impl Checkers {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use kvserver::genesis::Limits;
     use paxos::ids::GroupId;
 

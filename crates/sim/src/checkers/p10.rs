@@ -31,9 +31,9 @@ impl Checker for P10 {
         }
         match &ending.rest {
             Err(what) => violation("P10", format!("no rest: {what}")),
-            Ok(rest_us) if rest_us.saturating_sub(ending.healed_us) > ending.bound_us => {
-                let after = (rest_us - ending.healed_us) / 1_000;
-                violation("P10", format!("rest only {after} ms after the faults were over"))
+            Ok(rest_us) if rest_us.saturating_sub(ending.idle_us) > ending.bound_us => {
+                let after = (rest_us - ending.idle_us) / 1_000;
+                violation("P10", format!("rest only {after} ms after the last client had done its work"))
             }
             Ok(_) => Ok(()),
         }
@@ -51,7 +51,7 @@ mod tests {
 
     /// Healed at 1,000 µs, with a bound of 100 µs.
     fn ended(calls: Vec<Called>, rest: Result<u64, String>) -> Option<&'static str> {
-        let ending = Ending { calls, rest, healed_us: 1_000, bound_us: 100, ..ending() };
+        let ending = Ending { calls, rest, healed_us: 1_000, idle_us: 1_000, bound_us: 100, ..ending() };
         property(&P10.observe(&Observation::Ended(&ending)))
     }
 

@@ -1,7 +1,7 @@
 //! What the chosen entries of a shard group make: the shipped state machine, applied request by request in the order of the log, so
 //! that each turn of a copy and each answer is seen by itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kvserver::command::{Op, Reply, Request, ShardId};
 use kvserver::entry::is_group_request;
@@ -9,7 +9,7 @@ use kvserver::genesis::Genesis;
 use kvserver::handoff::CopyPhase;
 use kvserver::store::Store;
 use paxos::codec;
-use paxos::ids::Slot;
+use paxos::ids::{Generation, Slot};
 use paxos::message::{Entry, Payload};
 use paxos::rsm::batch::{BatchBuilder, BatchView};
 use paxos::rsm::state_machine::{RequestId, StateMachine};
@@ -102,6 +102,24 @@ impl Reference {
         derived
     }
 
+    /// What is under way: a transaction, or a shard on its way.
+    pub(super) fn unrest(&self) -> Option<String> {
+        self.groups.iter().find_map(|(group, Group { store, copies })| {
+            if !store.is_idle() {
+                return Some(format!("{group} has a transaction"));
+            }
+            let moves = copies.iter().find(|(_, (_, phase))| *phase != CopyPhase::Serving);
+            moves.map(|(shard, (epoch, phase))| format!("{shard} at {epoch} is {} at {group}", phase.word()))
+        })
+    }
+
+    /// The groups that serve shards, and the shardmaster's.
+    pub(super) fn serving(&self) -> BTreeSet<GroupRef> {
+        let serves = |group: &Group| group.copies.values().any(|(_, phase)| *phase == CopyPhase::Serving);
+        let master = GroupRef { group: SHARDMASTER, generation: Generation(1) };
+        self.groups.iter().filter(|(_, group)| serves(group)).map(|(at, _)| *at).chain([master]).collect()
+    }
+
     fn apply_batch(&mut self, group: GroupRef, slot: Slot, batch: &[u8], derived: &mut Vec<Derived>) {
         // What can't be read whole is left whole: the store counts it.
         let whole =
@@ -170,7 +188,7 @@ mod tests {
     use kvserver::entry::GroupRequest;
     use kvserver::genesis::Limits;
     use kvserver::handoff::HandoffCommand;
-    use paxos::ids::{ClientId, Generation, GroupId, LogTime, Sequence};
+    use paxos::ids::{ClientId, GroupId, LogTime, Sequence};
     use shardmaster::orders::Order;
 
     use super::*;

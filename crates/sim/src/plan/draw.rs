@@ -233,8 +233,9 @@ fn step(luck: &mut Prng, keys: u64, transactions: u64) -> Step {
         };
     }
     match luck.below(10) {
-        0..2 => Step::Get(register),
-        2 => Step::Get(log),
+        0 => Step::Get(register),
+        1 => Step::GetLeased(register),
+        2 => Step::GetLeased(log),
         3 => Step::Get(counter),
         4 => Step::Put(register),
         5..7 => Step::Append(log),
@@ -281,7 +282,7 @@ mod tests {
         assert!(plans.iter().any(|plan| plan.events.is_empty() && plan.network.lost == 0));
         let steps = plans.iter().flat_map(|plan| plan.clients.values().flatten());
         let first = |step: &Step| step.to_string().split(' ').next().unwrap_or_default().to_string();
-        assert_eq!(steps.map(first).collect::<BTreeSet<_>>().len(), 10);
+        assert_eq!(steps.map(first).collect::<BTreeSet<_>>().len(), 11);
     }
 
     #[test]

@@ -130,8 +130,10 @@ pub enum What {
 pub enum Step {
     /// Does nothing for so long, in ms.
     Wait(u64),
-    /// Reads a key.
+    /// Reads a key; its leader asks a quorum.
     Get(String),
+    /// Reads a key; its leader's lease is enough.
+    GetLeased(String),
     /// Sets a key.
     Put(String),
     /// Adds to the end of a key.

@@ -71,6 +71,7 @@ impl fmt::Display for Step {
         match self {
             Step::Wait(ms) => write!(f, "wait {ms}ms"),
             Step::Get(key) => write!(f, "get {key}"),
+            Step::GetLeased(key) => write!(f, "get-leased {key}"),
             Step::Put(key) => write!(f, "put {key}"),
             Step::Append(key) => write!(f, "append {key}"),
             Step::Delete(key) => write!(f, "delete {key}"),
@@ -204,6 +205,7 @@ fn step(mut words: Words<'_>) -> Read<Step> {
     let step = match words.word()? {
         "wait" => Step::Wait(words.with_unit("ms")?),
         "get" => Step::Get(words.key()?),
+        "get-leased" => Step::GetLeased(words.key()?),
         "put" => Step::Put(words.key()?),
         "append" => Step::Append(words.key()?),
         "delete" => Step::Delete(words.key()?),
@@ -300,12 +302,12 @@ mod tests {
             at 4ms one-way 1 2\nat 5ms clog 2 1 for 9ms\nat 6ms slow 1 3 40ms\nat 7ms stall 1 for 2ms\n\
             at 8ms fail-sync 3\nat 9ms fill 2\nat 10ms drift 1 -9000ppm\nat 11ms move 3 2\nat 12ms join 3\n\
             at 13ms leave 1\nat 14ms heal\n\
-            client 1: wait 20ms\nclient 1: get a\nclient 1: put a\nclient 1: append log0\nclient 1: delete a\n\
+            client 1: wait 20ms\nclient 1: get a\nclient 1: get-leased a\nclient 1: put a\nclient 1: append log0\nclient 1: delete a\n\
             client 1: create a\nclient 2: incr n0 -3\nclient 2: transfer n0 n1 5\nclient 2: swap a b\n\
             client 2: look a b n0\n";
         let plan: Plan = text.parse().unwrap();
         assert_eq!(plan.to_string(), text);
-        assert_eq!(plan.parts(), 24);
+        assert_eq!(plan.parts(), 25);
     }
 
     #[test]
