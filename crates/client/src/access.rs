@@ -1,13 +1,17 @@
 //! How a client proves who it is, and whom it trusts: TLS and a token, for every connection it makes.
 
-use std::error::Error as StdError;
+use std::error::Error as _;
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::codegen::StdError;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
+use wire::channel::{Channel, Dial};
 
 use crate::error::{Error, ErrorKind};
 
@@ -21,7 +25,27 @@ pub struct Access {
     pub tls: Option<Tls>,
     /// Shown with each call.
     pub token: Option<Token>,
+    /// Makes the connections, in the place of TCP; TLS has no part in them then.
+    pub dialer: Option<Dialer>,
 }
+
+/// What makes connections in the place of TCP: a simulated network.
+#[derive(Clone)]
+pub struct Dialer(pub Arc<dyn Dial>);
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dialer")
+    }
+}
+
+impl PartialEq for Dialer {
+    fn eq(&self, other: &Dialer) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Dialer {}
 
 /// Encryption. A node's certificate must name the host of the address that it is reached at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,8 +124,22 @@ impl Access {
         self.endpoint("localhost:1").map(drop).map_err(|e| invalid(told(&e)))
     }
 
+    /// Connects to a node; `tune` is for connections over TCP, `timeout` bounds each call's beginning over others.
+    pub(crate) async fn connect(
+        &self,
+        address: &str,
+        timeout: Option<Duration>,
+        tune: impl FnOnce(Endpoint) -> Endpoint,
+    ) -> Result<Channel, NotConnected> {
+        if let Some(Dialer(dialer)) = &self.dialer {
+            return dialer.dial(address, timeout).await.map_err(NotConnected::Otherwise);
+        }
+        let endpoint = tune(self.endpoint(address).map_err(NotConnected::NoAddress)?);
+        Ok(endpoint.connect().await.map_err(NotConnected::Tcp)?.into())
+    }
+
     /// The way to a node, not connected yet.
-    pub(crate) fn endpoint(&self, address: &str) -> Result<Endpoint, tonic::transport::Error> {
+    fn endpoint(&self, address: &str) -> Result<Endpoint, tonic::transport::Error> {
         let Some(tls) = &self.tls else { return Endpoint::from_shared(format!("http://{address}")) };
         let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&tls.ca));
         if let Some(Identity { cert, key }) = &tls.identity {
@@ -116,7 +154,7 @@ impl Access {
     }
 
     /// Why a connection couldn't be made, if one side didn't trust the other.
-    pub(crate) fn refused_connection(error: &tonic::transport::Error) -> Option<String> {
+    fn refused_connection(error: &tonic::transport::Error) -> Option<String> {
         Some(told(error)).filter(|text| is_tls(text))
     }
 
@@ -145,8 +183,46 @@ impl Access {
     }
 }
 
+/// Why there is no connection.
+#[derive(Debug)]
+pub(crate) enum NotConnected {
+    /// It can't be tried.
+    NoAddress(tonic::transport::Error),
+    /// TCP or TLS.
+    Tcp(tonic::transport::Error),
+    /// What stands in their place.
+    Otherwise(StdError),
+}
+
+impl fmt::Display for NotConnected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotConnected::NoAddress(error) | NotConnected::Tcp(error) => write!(f, "{error}"),
+            NotConnected::Otherwise(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl NotConnected {
+    /// Why one side didn't trust the other, if that was the reason.
+    pub(crate) fn refused(&self) -> Option<String> {
+        match self {
+            NotConnected::Tcp(error) => Access::refused_connection(error),
+            NotConnected::NoAddress(_) | NotConnected::Otherwise(_) => None,
+        }
+    }
+
+    /// In words, with its causes.
+    pub(crate) fn told(&self) -> String {
+        match self {
+            NotConnected::NoAddress(error) | NotConnected::Tcp(error) => told(error),
+            NotConnected::Otherwise(error) => told(&**error),
+        }
+    }
+}
+
 /// An error with its causes.
-pub(crate) fn told(error: &dyn StdError) -> String {
+pub(crate) fn told(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -188,14 +264,21 @@ mod tests {
         let token = Token::new("a-secret-of-the-team").unwrap();
         let identity = Identity { cert: b"cert".to_vec(), key: b"a-secret-key".to_vec() };
         let access =
-            Access { tls: Some(Tls { ca: Vec::new(), identity: Some(identity) }), token: Some(token) };
+            Access {
+            tls: Some(Tls { ca: Vec::new(), identity: Some(identity) }),
+            token: Some(token),
+            dialer: None,
+        };
         assert!(!format!("{access:?} {:?}", access.bearer()).contains("secret"));
         assert!(Token::new("two words").is_err() && Token::new("").is_err());
     }
 
     #[test]
     fn what_isnt_a_certificate_is_refused_before_any_connection() {
-        let tls = |ca: &[u8]| Access { tls: Some(Tls { ca: ca.to_vec(), identity: None }), token: None };
+        let tls = |ca: &[u8]| Access {
+            tls: Some(Tls { ca: ca.to_vec(), identity: None }),
+            ..Access::default()
+        };
         assert_eq!(tls(b"nothing").check().unwrap_err().kind, ErrorKind::Invalid);
         assert_eq!(Access::default().check(), Ok(()));
     }

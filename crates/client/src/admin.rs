@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use tonic::transport::Channel;
+use tonic::transport::Endpoint;
+use wire::channel::Channel;
 use wire::v1::admin_client::AdminClient;
 use wire::v1::shardmaster_client::ShardmasterClient;
 
-use crate::access::{Access, Authorized, told};
+use crate::access::{Access, Authorized, NotConnected};
 use crate::error::{Error, ErrorKind};
 
 /// Connects to the `Admin` service of one node (`host:port`). `timeout` bounds the connection and each unary call.
@@ -49,13 +50,28 @@ pub async fn shardmaster(
         .max_decoding_message_size(wire::MESSAGE_BYTES_MAX))
 }
 
+impl Access {
+    /// A connection to one node (`host:port`), for services that this crate has no words for. `timeout` bounds it and each
+    /// call's beginning.
+    ///
+    /// # Errors
+    /// As [`admin`].
+    pub async fn channel(&self, endpoint: &str, timeout: Duration) -> Result<Channel, Error> {
+        channel(endpoint, timeout, self).await
+    }
+}
+
 async fn channel(endpoint: &str, timeout: Duration, access: &Access) -> Result<Channel, Error> {
-    let target = access.endpoint(endpoint).map_err(|e| {
-        Error::not_executed(ErrorKind::Invalid, format!("endpoint {endpoint:?}: {}", told(&e)))
-    })?;
-    let target = target.connect_timeout(timeout).timeout(timeout).tcp_nodelay(true);
-    target.connect().await.map_err(|e| match Access::refused_connection(&e) {
-        Some(why) => Error::not_executed(ErrorKind::NotAuthenticated, format!("{endpoint}: {why}")),
-        None => Error::not_executed(ErrorKind::Unavailable, format!("{endpoint}: {e}")),
+    let tuned =
+        |target: Endpoint| target.connect_timeout(timeout).timeout(timeout).tcp_nodelay(true);
+    let connected = access.connect(endpoint, Some(timeout), tuned).await;
+    connected.map_err(|error| match (&error, error.refused()) {
+        (NotConnected::NoAddress(_), _) => {
+            Error::not_executed(ErrorKind::Invalid, format!("endpoint {endpoint:?}: {}", error.told()))
+        }
+        (_, Some(why)) => Error::not_executed(ErrorKind::NotAuthenticated, format!("{endpoint}: {why}")),
+        (_, None) => {
+            Error::not_executed(ErrorKind::Unavailable, format!("{endpoint}: {error}"))
+        }
     })
 }

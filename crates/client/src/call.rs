@@ -4,8 +4,9 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use bytes::Bytes;
 use kvserver::command::{Op, Reply, ShardId};
 use kvserver::query::{Answer, Query, ShardPage};

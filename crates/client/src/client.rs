@@ -2,11 +2,14 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use kvserver::command::{KEY_BYTES_MAX, Op, Reply, ShardId, VALUE_BYTES_MAX, shard_of};
 use kvserver::query::{Answer, Query};
 use paxos::ids::{ClientId, Sequence};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::call;
 use crate::engine::Engine;
@@ -90,9 +93,10 @@ impl Client {
             return Err(Error::not_executed(ErrorKind::Invalid, "no endpoint is given"));
         }
         options.access.check()?;
-        let (id, next) = options.session.unwrap_or_else(|| (ClientId(rand::random()), Sequence(1)));
+        let mut luck: SmallRng = options.seed.map_or_else(rand::make_rng, SmallRng::seed_from_u64);
+        let (id, next) = options.session.unwrap_or_else(|| (ClientId(luck.random()), Sequence(1)));
         let (timeout, endpoints) = (options.timeout, options.endpoints.clone());
-        let engine = Engine::new(options, Session::new(id, next), rand::random(), Instant::now());
+        let engine = Engine::new(options, Session::new(id, next), luck.random(), Instant::now());
         let shared = Shared::new(engine);
         shared.start();
         let client = Client { owned: Arc::new(Owned { shared }) };

@@ -94,7 +94,7 @@ mod stream;
 mod transaction;
 mod verdict;
 
-pub use access::{Access, Authorized, Bearer, Identity, Tls, Token};
+pub use access::{Access, Authorized, Bearer, Dialer, Identity, Tls, Token};
 pub use admin::{admin, shardmaster};
 pub use client::{Client, Number, Versioned, Written};
 pub use error::{Error, ErrorKind};

@@ -38,6 +38,9 @@ pub struct ClientOptions {
     pub attempt_timeout: Duration,
     /// TLS and the token, for every connection.
     pub access: Access,
+    /// What decides all that the client draws, its session's id included; drawn from the operating system if there is none.
+    /// Two clients of a cluster must not have the same.
+    pub seed: Option<u64>,
 }
 
 impl Default for ClientOptions {
@@ -51,6 +54,7 @@ impl Default for ClientOptions {
             silence: Duration::from_millis(500),
             attempt_timeout: Duration::from_secs(1),
             access: Access::default(),
+            seed: None,
         }
     }
 }

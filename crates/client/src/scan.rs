@@ -7,8 +7,9 @@
 //! request goes to whoever serves it then.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use kvserver::command::{KEY_BYTES_MAX, ShardId, shard_of};
 use kvserver::query::{Query, SCAN_PAIRS_MAX, ShardCursor, ShardPage};
 use paxos::ids::GroupId;

@@ -4,8 +4,9 @@
 //! sent may have been made, and an error says so.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tonic::{Code, Response, Status};
 use wire::v1::shardmaster_client::ShardmasterClient;
 use wire::v1::{

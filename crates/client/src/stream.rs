@@ -6,15 +6,16 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_stream::Stream;
 use tonic::Status;
 use tonic::transport::Endpoint;
 use wire::v1::client_client::ClientClient;
 use wire::v1::{ClientFrame, ServerFrame};
 
-use crate::access::{Access, told};
+use crate::access::Access;
 use crate::engine::Taken;
 use crate::outcome::LinkId;
 use crate::shared::Shared;
@@ -94,10 +95,9 @@ async fn open(
     address: &str,
     access: &Access,
 ) -> Result<tonic::Streaming<ServerFrame>, Ended> {
-    let endpoint = prepared(access.endpoint(address).map_err(|e| Ended::Failed(told(&e)))?);
-    let channel = endpoint.connect().await.map_err(|e| match Access::refused_connection(&e) {
+    let channel = access.connect(address, None, prepared).await.map_err(|error| match error.refused() {
         Some(why) => Ended::Refused(format!("{address}: {why}")),
-        None => Ended::Failed(told(&e)),
+        None => Ended::Failed(error.told()),
     })?;
     let mut node = ClientClient::with_interceptor(channel, access.bearer())
         .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)

@@ -319,7 +319,7 @@ mod files {
                 Ok(config) => {
                     let again = read(&config.to_toml()).unwrap();
                     assert_eq!(again, *config, "what is shown is what was read");
-                    let _ = config.node_options(Vec::new());
+                    let _ = config.node_options(runtime::env::Env::default(), Vec::new());
                 }
                 Err(reason) => assert!(reason.starts_with("node.toml"), "says where: {reason}"),
             }

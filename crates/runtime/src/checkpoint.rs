@@ -7,6 +7,7 @@
 //! the log be trimmed. Every file's sum is checked before the store may open it, so damage is an error by name.
 
 mod files;
+pub(crate) mod flat;
 mod layout;
 mod store;
 mod writer;
@@ -19,10 +20,10 @@ use paxos::codec;
 use paxos::ids::{Generation, GroupId, Slot};
 use paxos::rsm::state_machine::{Page, RestoreError, StateMachine};
 
-pub use self::store::{PageStore, SledStore, StoreError};
+pub use self::store::{PageStore, Pages, SledStore, StoreError};
 use crate::checkpoint::files::FileSum;
 use crate::checkpoint::writer::Writer;
-use crate::fs::{self, RealFs};
+use crate::fs::{self, Fs, RealFs};
 use crate::sealed::{Seal, SealError};
 
 /// The file that names the checkpoint.
@@ -147,7 +148,7 @@ pub fn write_in<P: PageStore, S: StateMachine>(
     states: Vec<GroupState<S>>,
     bytes_per_s: u64,
 ) -> Result<Written, CheckpointError> {
-    let current = read_current(data_dir)?;
+    let current = read_current(&RealFs, data_dir)?;
     remove_others(data_dir, current.as_ref())?;
     let number = current.as_ref().map_or(0, |current| current.number) + 1;
     let dir = directory(data_dir, number);
@@ -210,19 +211,27 @@ pub fn load_in<P: PageStore, S: StateMachine>(
     data_dir: &Path,
     fresh: impl Fn(GroupId, Generation) -> Option<S>,
 ) -> Result<Vec<GroupState<S>>, CheckpointError> {
-    let current = read_current(data_dir)?;
+    let current = read_current(&RealFs, data_dir)?;
     remove_others(data_dir, current.as_ref())?;
     let Some(current) = current else { return Ok(Vec::new()) };
     let dir = directory(data_dir, current.number);
     files::verify(&dir, &current.files)?;
     let store = P::open(&dir)?;
-    let wanted = current.groups.iter().filter_map(|meta| Some((meta, fresh(meta.group, meta.generation)?)));
-    let states = wanted.map(|(meta, fresh)| load_group(&store, meta, fresh)).collect();
+    let states = load_groups(&store, &current, fresh);
     store.close()?;
     states
 }
 
-fn load_group<P: PageStore, S: StateMachine>(
+fn load_groups<S: StateMachine>(
+    pages: &impl Pages,
+    current: &Current,
+    fresh: impl Fn(GroupId, Generation) -> Option<S>,
+) -> Result<Vec<GroupState<S>>, CheckpointError> {
+    let wanted = current.groups.iter().filter_map(|meta| Some((meta, fresh(meta.group, meta.generation)?)));
+    wanted.map(|(meta, fresh)| load_group(pages, meta, fresh)).collect()
+}
+
+fn load_group<P: Pages, S: StateMachine>(
     store: &P,
     meta: &GroupMeta,
     fresh: S,
@@ -245,8 +254,8 @@ fn load_group<P: PageStore, S: StateMachine>(
     Ok(GroupState { group, generation, applied_end, state })
 }
 
-fn read_current(data_dir: &Path) -> Result<Option<Current>, CheckpointError> {
-    let Some(body) = SEAL.read(&RealFs, data_dir)? else { return Ok(None) };
+fn read_current(fs: &dyn Fs, data_dir: &Path) -> Result<Option<Current>, CheckpointError> {
+    let Some(body) = SEAL.read(fs, data_dir)? else { return Ok(None) };
     let current = codec::decode(&body).map_err(|_| SealError::Corrupt(data_dir.join(CURRENT)))?;
     Ok(Some(current))
 }

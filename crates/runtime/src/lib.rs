@@ -6,6 +6,7 @@
 pub mod api;
 pub mod checkpoint;
 mod clock;
+pub mod env;
 pub mod fs;
 pub mod genesis;
 #[cfg(test)]
@@ -14,6 +15,7 @@ pub mod hosting;
 pub mod identity;
 pub mod log;
 pub mod node;
+pub mod observe;
 pub mod options;
 mod peers;
 mod record;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use paxos::ids::{GroupId, NodeId};
 use paxos::limits::Limits;
 
+use crate::env::Env;
+
 /// Largest encoded request, in bytes: two of the largest values (a cas), a key, and what stands around them.
 pub const REQUEST_BYTES_MAX: usize = 17 << 20;
 
@@ -40,6 +42,8 @@ pub struct NodeOptions {
     pub limits: Limits,
     /// Bounds of the node.
     pub bounds: Bounds,
+    /// What the node takes from outside itself; the default is what production takes.
+    pub env: Env,
 }
 
 impl NodeOptions {

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 use wire::v1;
 
+use crate::env::Env;
 use crate::peers::{Network, outbound};
 use crate::record::Life;
 
@@ -27,39 +28,59 @@ pub(crate) trait SnapshotSource: Send + Sync {
     ) -> Result<mpsc::Receiver<Result<v1::SnapshotChunk, Status>>, Status>;
 }
 
-/// Streams a clone of a state from a thread of its own.
+/// Streams a clone of a state, made beside the node.
 pub(crate) fn send_state<S: StateMachine>(
+    env: &Env,
     state: S,
     applied_end: Slot,
 ) -> mpsc::Receiver<Result<v1::SnapshotChunk, Status>> {
+    if env.machine().is_some() {
+        // Nothing there may block, and states are small.
+        let mut made = Vec::new();
+        make_chunks(&state, applied_end, |chunk| {
+            made.push(chunk);
+            true
+        });
+        let (send, chunks) = mpsc::channel(made.len());
+        // There is room for all of them.
+        made.into_iter().for_each(|chunk| drop(send.try_send(Ok(chunk))));
+        return chunks;
+    }
     let (send, chunks) = mpsc::channel(CHUNKS_AHEAD);
-    let work = move || {
-        let header = v1::SnapshotChunk {
-            applied_end: applied_end.0,
-            state_hash: state.state_hash().to_be_bytes().to_vec().into(),
-            pages: Vec::new(),
-            last: false,
-        };
-        let mut chunk = header.clone();
-        let mut bytes = 0;
-        for page in state.pages() {
-            bytes += page.key.len() + page.body.len();
-            chunk.pages.push(v1::Page { key: page.key.into(), body: page.body.into() });
-            if bytes >= CHUNK_BYTES {
-                bytes = 0;
-                if send.blocking_send(Ok(std::mem::replace(&mut chunk, header.clone()))).is_err() {
-                    return;
-                }
-            }
-        }
-        chunk.last = true;
-        // A receiver that went away needs no last chunk.
-        let _gone = send.blocking_send(Ok(chunk));
-    };
-    if let Err(error) = std::thread::Builder::new().name("snapshot".into()).spawn(work) {
+    // A receiver that went away needs no more chunks.
+    let work = move || make_chunks(&state, applied_end, |chunk| send.blocking_send(Ok(chunk)).is_ok());
+    if let Err(error) = env.beside("snapshot", work) {
         tracing::error!(%error, "no thread for a snapshot");
     }
     chunks
+}
+
+/// The pages of a state, in chunks, until `take` doesn't want more.
+fn make_chunks<S: StateMachine>(
+    state: &S,
+    applied_end: Slot,
+    mut take: impl FnMut(v1::SnapshotChunk) -> bool,
+) {
+    let header = v1::SnapshotChunk {
+        applied_end: applied_end.0,
+        state_hash: state.state_hash().to_be_bytes().to_vec().into(),
+        pages: Vec::new(),
+        last: false,
+    };
+    let mut chunk = header.clone();
+    let mut bytes = 0;
+    for page in state.pages() {
+        bytes += page.key.len() + page.body.len();
+        chunk.pages.push(v1::Page { key: page.key.into(), body: page.body.into() });
+        if bytes >= CHUNK_BYTES {
+            bytes = 0;
+            if !take(std::mem::replace(&mut chunk, header.clone())) {
+                return;
+            }
+        }
+    }
+    chunk.last = true;
+    take(chunk);
 }
 
 /// Fetches and restores the state of one life of a group from a peer.
@@ -71,7 +92,7 @@ pub(crate) async fn fetch<S: StateMachine>(
     at_least: Slot,
     fresh: S,
 ) -> Result<(Slot, S), String> {
-    let mut client = outbound::connect(address).await?;
+    let mut client = outbound::connect(&network.env, address).await?;
     let request = v1::SnapshotRequest {
         hello: Some(network.hello(Some(peer))),
         group: life.0.0,
@@ -80,10 +101,8 @@ pub(crate) async fn fetch<S: StateMachine>(
     };
     let chunks = client.snapshot(request).await.map_err(|e| e.message().to_string())?.into_inner();
     let (applied_end, hash, pages) = collect(chunks).await?;
-    let restored = tokio::task::spawn_blocking(move || fresh.restore(&mut pages.into_iter()))
-        .await
-        .map_err(|e| e.to_string())?
-        .map_err(|e| e.to_string())?;
+    let restored = network.env.compute(move || fresh.restore(&mut pages.into_iter())).await?;
+    let restored = restored.map_err(|e| e.to_string())?;
     if restored.state_hash() != hash {
         return Err("the snapshot's hash isn't that of its state".to_string());
     }

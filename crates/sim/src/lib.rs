@@ -3,9 +3,13 @@
 //!
 //! - [`plan`] is what happens in a run, as data with a text form, drawn from a seed;
 //! - [`observation`] is what is seen of it, [`checkers`] judge P0 to P10;
+//! - [`run`] carries a plan out, [`watch`] tells the checkers;
 //! - [`minimize`] takes away what a failure doesn't need.
 
 pub mod checkers;
+pub mod figures;
 pub mod minimize;
 pub mod observation;
 pub mod plan;
+pub mod run;
+pub mod watch;

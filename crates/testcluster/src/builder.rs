@@ -3,18 +3,22 @@
 use std::fmt;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvserver::server::config::{Config, Listen, NodeEntry};
+use simulated::{World, WorldOptions};
+use tokio::time::Instant;
 
 use crate::cluster::TestCluster;
 use crate::error::{Error, Replay, seed};
-use crate::host::{Place, process};
+use crate::host::{Dir, Place, process};
 use crate::keeper::Keeper;
 
 /// How often ports are looked for anew, if somebody took one meanwhile.
 const TRIES: u32 = 3;
 const POLL: Duration = Duration::from_millis(20);
+/// The variable that a mode is taken from, where a test doesn't say one.
+pub const MODE_VARIABLE: &str = "SYNOD_MODE";
 
 /// Where the nodes of a cluster live. A test's body is the same in all modes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +29,16 @@ pub enum Mode {
     Live,
     /// As `kvserver` processes on this machine.
     Process,
+    /// On machines, disks and a network in memory, in the runtime of the test: the seed decides all that happens, and time that
+    /// nobody uses doesn't pass.
+    Sim,
+}
+
+impl Mode {
+    /// By its name.
+    fn named(name: &str) -> Option<Mode> {
+        [Mode::Live, Mode::Process, Mode::Sim].into_iter().find(|mode| mode.to_string() == name)
+    }
 }
 
 impl fmt::Display for Mode {
@@ -32,6 +46,7 @@ impl fmt::Display for Mode {
         f.write_str(match self {
             Mode::Live => "live",
             Mode::Process => "process",
+            Mode::Sim => "sim",
         })
     }
 }
@@ -39,7 +54,7 @@ impl fmt::Display for Mode {
 /// What a cluster is to be, see [`TestCluster::builder`].
 #[derive(Clone, Debug)]
 pub struct Builder {
-    mode: Mode,
+    mode: Option<Mode>,
     groups: u16,
     replicas: u32,
     shards: u16,
@@ -50,15 +65,15 @@ pub struct Builder {
 
 impl Default for Builder {
     fn default() -> Builder {
-        let (mode, timeout) = (Mode::Live, Duration::from_secs(30));
+        let (mode, timeout) = (None, Duration::from_secs(30));
         Builder { mode, groups: 2, replicas: 3, shards: 16, seed: None, timeout, binary: None }
     }
 }
 
 impl Builder {
-    /// Where the nodes live; live if nothing is said.
+    /// Where the nodes live. If nothing is said: what `SYNOD_MODE` says (`live`, `process` or `sim`), else live.
     pub fn mode(mut self, mode: Mode) -> Builder {
-        self.mode = mode;
+        self.mode = Some(mode);
         self
     }
 
@@ -108,8 +123,13 @@ impl Builder {
     pub async fn start(self) -> Result<TestCluster, Error> {
         let replay = Replay::here(seed(self.seed)?);
         replay.say();
-        let place = match self.mode {
+        let mode = mode(self.mode)?;
+        let place = match mode {
             Mode::Live => Place::Threads,
+            Mode::Sim => {
+                let world = World::new(WorldOptions::new(replay.seed)).await;
+                Place::World(world.map_err(|why| Error::Invalid(why.to_string()))?)
+            }
             Mode::Process => Place::Processes { binary: process::find(self.binary.as_deref())? },
         };
         if self.replicas == 0 || self.replicas > 15 {
@@ -118,7 +138,7 @@ impl Builder {
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.try_start(place.clone(), &replay).await {
+            match self.try_start(mode, place.clone(), &replay).await {
                 Err(Error::Node(..)) if tries < TRIES => {}
                 Ok(cluster) => {
                     cluster.wait().leaders().await?;
@@ -130,14 +150,16 @@ impl Builder {
         }
     }
 
-    async fn try_start(&self, place: Place, replay: &Replay) -> Result<TestCluster, Error> {
-        let dir = tempfile::Builder::new().prefix("synod-test-").tempdir();
-        let dir = dir.map_err(|error| Error::io("a temporary directory", error))?;
-        let configs = self.configs(dir.path())?;
-        let keeper = Keeper::start(place, configs.clone()).map_err(|error| Error::io("a thread", error))?;
+    async fn try_start(&self, mode: Mode, place: Place, replay: &Replay) -> Result<TestCluster, Error> {
+        let dir = match mode {
+            Mode::Live | Mode::Process => Dir::Real(temporary()?),
+            Mode::Sim => Dir::Simulated(PathBuf::from("/simulated")),
+        };
+        let configs = self.configs(mode, dir.path())?;
+        let keeper = Keeper::start(place.clone(), configs.clone()).map_err(|error| Error::io("a thread", error))?;
         let reached = keeper.wishes.reached(1).await;
         reached.map_err(|why| Error::Node(why, replay.clone()))?;
-        Ok(TestCluster::new(self.mode, self.timeout, configs, keeper, dir, replay.clone()))
+        Ok(TestCluster::new(mode, self.timeout, configs, keeper, dir, place, replay.clone()))
     }
 
     /// Waits until the shardmaster would take every node into a new group.
@@ -153,8 +175,13 @@ impl Builder {
         }
     }
 
-    fn configs(&self, dir: &Path) -> Result<Vec<Config>, Error> {
-        let nodes = free_entries(self.replicas).map_err(|error| Error::io("ports on loopback", error))?;
+    fn configs(&self, mode: Mode, dir: &Path) -> Result<Vec<Config>, Error> {
+        let nodes = match mode {
+            Mode::Live | Mode::Process => {
+                free_entries(self.replicas).map_err(|error| Error::io("ports on loopback", error))?
+            }
+            Mode::Sim => (1..=self.replicas).map(simulated_entry).collect(),
+        };
         let config = |entry: &NodeEntry| Config {
             node: entry.id,
             data_dir: dir.join(format!("n{}", entry.id)),
@@ -169,11 +196,44 @@ impl Builder {
             faults: true,
             ..Config::default()
         };
+        let config = |entry: &NodeEntry| match mode {
+            Mode::Live | Mode::Process => config(entry),
+            Mode::Sim => on_small_disks(config(entry)),
+        };
         let configs: Vec<Config> = nodes.iter().map(config).collect();
         let wrong = |(key, reason): (String, String)| Error::Invalid(format!("{key}: {reason}"));
         configs.iter().try_for_each(|config| config.validate().map_err(wrong))?;
         Ok(configs)
     }
+}
+
+/// The mode that was asked for, else the one that the environment says.
+fn mode(told: Option<Mode>) -> Result<Mode, Error> {
+    match (told, std::env::var(MODE_VARIABLE)) {
+        (Some(mode), _) => Ok(mode),
+        (None, Ok(name)) => {
+            let unknown = || Error::Invalid(format!("{MODE_VARIABLE}={name}: live, process or sim"));
+            Mode::named(&name).ok_or_else(unknown)
+        }
+        (None, Err(_)) => Ok(Mode::default()),
+    }
+}
+
+pub(crate) fn temporary() -> Result<tempfile::TempDir, Error> {
+    let dir = tempfile::Builder::new().prefix("synod-test-").tempdir();
+    dir.map_err(|error| Error::io("a temporary directory", error))
+}
+
+/// Segments and checkpoints of simulated nodes come and go often, and take little memory.
+fn on_small_disks(mut config: Config) -> Config {
+    config.bounds.segment_bytes = 64 << 10;
+    config.bounds.checkpoint_log_bytes = 256 << 10;
+    config
+}
+
+fn simulated_entry(id: u32) -> NodeEntry {
+    let port = |port: u16| format!("10.0.0.{id}:{port}");
+    NodeEntry { id, client: port(7001), peer: port(7002), http: port(7003) }
 }
 
 fn free_entries(nodes: u32) -> std::io::Result<Vec<NodeEntry>> {
@@ -212,7 +272,7 @@ mod tests {
     #[test]
     fn what_doesnt_fit_is_named() {
         let dir = Path::new("/nowhere");
-        let error = Builder::default().groups(5).shards(3).configs(dir).unwrap_err();
+        let error = Builder::default().groups(5).shards(3).configs(Mode::Live, dir).unwrap_err();
         assert_eq!(error.to_string(), "groups: 5 groups can't share 3 shards");
     }
 }

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use client::Access;
 use testkit::history::{Figures, Verdict, Window, judge};
-use tonic::transport::Endpoint;
 use wire::v1::groups_client::GroupsClient;
 use wire::v1::{CopyLoad, LoadRequest};
 
+use crate::builder::Mode;
 use crate::cluster::TestCluster;
 use crate::error::{Error, Replay};
 use crate::view::View;
@@ -139,9 +140,16 @@ impl<'a> Check<'a> {
     /// [`CheckError::NotLinearizable`] with the smallest window, [`CheckError::Undecided`].
     pub async fn history(self) -> Result<Figures, CheckError> {
         let (history, replay) = (self.cluster.recorder().history(), self.replay());
-        // Beside the test's runtime: it may take seconds.
-        let judged = tokio::task::spawn_blocking(move || judge(&history)).await;
-        match judged.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
+        let judged = match self.cluster.mode() {
+            // Time stands still meanwhile, and nothing else may run.
+            Mode::Sim => judge(&history),
+            // Beside the test's runtime: it may take seconds.
+            Mode::Live | Mode::Process => {
+                let judged = tokio::task::spawn_blocking(move || judge(&history)).await;
+                judged.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+            }
+        };
+        match judged {
             Verdict::Ordered(figures) => Ok(figures),
             Verdict::Violation(window) => {
                 Err(CheckError::NotLinearizable { window: Box::new(window), replay })
@@ -187,7 +195,7 @@ impl<'a> Check<'a> {
         let desired = newest.map_err(Error::Client)?.desired;
         let mut copies: BTreeMap<u32, Vec<CopyLoad>> = BTreeMap::new();
         for config in self.cluster.configs() {
-            let asked = copies_led_by(&config.listen.peer).await;
+            let asked = copies_led_by(&config.listen.peer, self.cluster.access()).await;
             let silent = |why| CheckError::Silent { node: config.node, why, replay: self.replay() };
             for copy in asked.map_err(silent)? {
                 copies.entry(copy.shard).or_default().push(copy);
@@ -204,11 +212,9 @@ impl<'a> Check<'a> {
     }
 }
 
-async fn copies_led_by(address: &str) -> Result<Vec<CopyLoad>, String> {
+async fn copies_led_by(address: &str, access: &Access) -> Result<Vec<CopyLoad>, String> {
     let asked = async {
-        let endpoint =
-            Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
-        let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
+        let channel = access.channel(address, ASK_WITHIN).await.map_err(|error| error.to_string())?;
         let told = GroupsClient::new(channel).load(LoadRequest {}).await;
         told.map(|told| told.into_inner().copies).map_err(|status| status.message().to_string())
     };

@@ -2,18 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use client::{Client, ClientOptions};
+use client::{Access, Client, ClientOptions};
 use kvserver::server::config::Config;
-use tempfile::TempDir;
 use testkit::prng::Prng;
 
 use crate::builder::{Builder, Mode};
 use crate::check::Check;
 use crate::error::{Error, Replay};
 use crate::fault::Fault;
-use crate::host::thread::Way;
+use crate::host::{Dir, Place};
 use crate::keeper::Keeper;
 use crate::links::Kind;
 use crate::recorder::{Recorded, Recorder};
@@ -31,7 +31,10 @@ const DELAY_MAX: Duration = Duration::from_secs(60);
 pub struct TestCluster {
     // Dropped in this order: first the nodes, then their files.
     keeper: Keeper,
-    dir: TempDir,
+    dir: Dir,
+    place: Place,
+    access: Access,
+    clients: AtomicU64,
     mode: Mode,
     timeout: Duration,
     configs: Vec<Config>,
@@ -58,10 +61,13 @@ impl TestCluster {
         timeout: Duration,
         configs: Vec<Config>,
         keeper: Keeper,
-        dir: TempDir,
+        dir: Dir,
+        place: Place,
         replay: Replay,
     ) -> TestCluster {
-        TestCluster { keeper, dir, mode, timeout, configs, recorder: Recorder::default(), replay }
+        let (access, clients) = (place.access(), AtomicU64::new(0));
+        let recorder = Recorder::default();
+        TestCluster { keeper, dir, place, access, clients, mode, timeout, configs, recorder, replay }
     }
 
     // ------------------------------------------------------------------------------------------ what it is
@@ -81,7 +87,7 @@ impl TestCluster {
         self.configs.iter().map(|config| config.listen.client.clone()).collect()
     }
 
-    /// The directory with the data of all nodes, and in mode Process with their logs.
+    /// The directory with the data of all nodes, and in mode Process with their logs; in mode Sim one of simulated disks.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -94,6 +100,10 @@ impl TestCluster {
     /// The luck of one part of a test: a stream of numbers that the seed and this name decide.
     pub fn luck(&self, name: &str) -> Prng {
         self.replay.luck(name)
+    }
+
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
     }
 
     pub(crate) fn configs(&self) -> &[Config] {
@@ -116,7 +126,13 @@ impl TestCluster {
     /// # Errors
     /// [`Error::Client`] if no node answers.
     pub async fn client_with(&self, options: ClientOptions) -> Result<Client, Error> {
-        Ok(Client::connect(ClientOptions { endpoints: self.endpoints(), ..options }).await?)
+        let mut options = ClientOptions { endpoints: self.endpoints(), ..options };
+        if self.mode == Mode::Sim {
+            let number = self.clients.fetch_add(1, Ordering::Relaxed);
+            options.access.dialer = self.access.dialer.clone();
+            options.seed = options.seed.or_else(|| Some(self.luck(&format!("session {number}")).draw()));
+        }
+        Ok(Client::connect(options).await?)
     }
 
     /// A client whose operations are written down, for [`Check::history`].
@@ -145,7 +161,8 @@ impl TestCluster {
         let addresses: BTreeMap<u32, &String> =
             self.configs.iter().map(|config| (config.node, &config.listen.client)).collect();
         let with_address = |(node, state)| Some((node, (state, (*addresses.get(&node)?).clone())));
-        View::take(states.into_iter().filter_map(with_address).collect(), self.keeper.wishes.in_force()).await
+        let nodes = states.into_iter().filter_map(with_address).collect();
+        View::take(nodes, self.keeper.wishes.in_force(), &self.access).await
     }
 
     /// Waits for something, and tells what every node says if it doesn't come.
@@ -182,9 +199,9 @@ impl TestCluster {
     /// [`Wait::down`] waits for that; healed, it is started again.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] but in mode Process; [`Error::NoSuchNode`]; [`Error::Node`] for another step.
+    /// [`Error::Unsupported`] in mode Live; [`Error::NoSuchNode`]; [`Error::Node`] for another step.
     pub async fn crash_at(&self, node: u32, step: &'static str) -> Result<Fault, Error> {
-        if self.mode != Mode::Process {
+        if self.mode == Mode::Live {
             let (what, why) = ("a crash at a step", "it would end the process of the test");
             return Err(Error::Unsupported { mode: self.mode, what, why });
         }
@@ -342,7 +359,7 @@ impl TestCluster {
     // ------------------------------------------------------------------------------------------ the end
 
     /// Stops all nodes in good order. Dropping the cluster is quicker, and leaves as little.
-    pub fn stop(mut self) {
-        self.keeper.end(Way::Stop);
+    pub async fn stop(mut self) {
+        self.keeper.stop().await;
     }
 }

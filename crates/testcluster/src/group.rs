@@ -4,20 +4,22 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use paxos::ids::{GroupId, NodeId};
 use paxos::limits::Limits;
 use paxos::rsm::state_machine::{RequestId, StateMachine};
 use runtime::api::{Call, CallResult, Handle, NodeStatus, ReadConsistency, Refused, ReplicaStatus, Sink};
+use runtime::env::Env;
 use runtime::node::StartError;
 use runtime::options::{Bounds, NodeAddress, NodeOptions};
 use tempfile::TempDir;
 use testkit::prng::Prng;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use crate::builder::free_ports;
+use crate::builder::{free_ports, temporary};
 use crate::error::{Error, Replay, seed};
 use crate::host::thread::{Thread, Way};
 use crate::host::{PORT_PAUSE, PORT_TRIES};
@@ -107,8 +109,7 @@ impl<S: StateMachine> TestGroup<S> {
         replicas: u32,
         machine: impl Fn() -> S + Send + Sync + 'static,
     ) -> Result<TestGroup<S>, GroupError> {
-        let dir = tempfile::Builder::new().prefix("synod-test-").tempdir();
-        let dir = dir.map_err(|error| Error::io("a temporary directory", error))?;
+        let dir = temporary()?;
         let count = usize::try_from(replicas).unwrap_or(usize::MAX).clamp(1, 15);
         let ports = free_ports(count).map_err(|error| Error::io("ports on loopback", error))?;
         let nodes = (1..).zip(ports).map(|(id, peer)| NodeAddress { id: NodeId(id), peer }).collect();
@@ -263,6 +264,7 @@ impl<S: StateMachine> TestGroup<S> {
             genesis: Vec::new(),
             limits: Limits::default(),
             bounds: Bounds::default(),
+            env: Env::default(),
         };
         let machine = self.machine.clone();
         let data_dir = options.data_dir.clone();

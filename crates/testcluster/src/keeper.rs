@@ -1,4 +1,5 @@
-//! Who keeps the nodes as they are to be: one thread that owns them, and a list of what is wanted that anybody may change.
+//! Who keeps the nodes as they are to be: one thread that owns them, or a task where they are simulated, and a list of what is
+//! wanted that anybody may change.
 //!
 //! A handle that is dropped can't wait, so nothing is done where it is asked for: the list changes, and the keeper makes the
 //! nodes follow. Whoever can wait, waits until the keeper has come to that version of the list.
@@ -11,11 +12,13 @@ use std::time::Duration;
 use client::Access;
 use kvserver::server::config::Config;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 use wire::v1::Faults;
 
 use crate::host::thread::Way;
 use crate::host::{Host, Place};
+use simulated::World;
 use crate::links::{InForce, Kind, Life, life, told};
 
 /// How long a node may take to be told of faults.
@@ -59,7 +62,9 @@ struct Done {
 pub(crate) struct Wishes {
     wanted: Mutex<Wanted>,
     changed: Notify,
-    done: watch::Sender<Done>,
+    done: Mutex<Done>,
+    /// Wakes all who wait for the keeper, in the order in which they began to.
+    advanced: Notify,
 }
 
 impl Wishes {
@@ -120,16 +125,34 @@ impl Wishes {
     }
 
     async fn reach(&self, version: u64) -> Done {
-        let mut done = self.done.subscribe();
-        let reached = done.wait_for(|done| done.version >= version).await;
-        reached.map(|done| done.clone()).unwrap_or_default()
+        loop {
+            let advanced = self.advanced.notified();
+            {
+                let done = self.done.lock();
+                if done.version >= version {
+                    return done.clone();
+                }
+            }
+            advanced.await;
+        }
+    }
+
+    fn advance(&self, done: Done) {
+        *self.done.lock() = done;
+        self.advanced.notify_waiters();
     }
 }
 
 /// Owns the nodes. None is left when this is dropped.
 pub(crate) struct Keeper {
     pub(crate) wishes: Arc<Wishes>,
-    thread: Option<JoinHandle<()>>,
+    at_work: AtWork,
+}
+
+enum AtWork {
+    Thread(Option<JoinHandle<()>>),
+    /// In the runtime of the test.
+    Task(World, AbortHandle),
 }
 
 impl Keeper {
@@ -138,38 +161,62 @@ impl Keeper {
     /// # Errors
     /// Why the keeper can't be. Whether the nodes could be started says [`Wishes::reached`] of version 0.
     pub(crate) fn start(place: Place, configs: Vec<Config>) -> std::io::Result<Keeper> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let done = watch::channel(Done::default()).0;
         let wanted = Mutex::new(Wanted { version: 1, ..Wanted::default() });
-        let wishes = Arc::new(Wishes { wanted, changed: Notify::new(), done });
+        let wishes = Arc::new(Wishes {
+            wanted,
+            changed: Notify::new(),
+            done: Mutex::default(),
+            advanced: Notify::new(),
+        });
         wishes.changed.notify_one();
-        let nodes = configs.into_iter().map(|config| Kept::new(place.clone(), config)).collect();
-        let ward = Ward { nodes, wishes: wishes.clone() };
+        let access = place.access();
+        let nodes = configs.into_iter().map(|config| Kept::new(place.clone(), access.clone(), config));
+        let ward = Ward { nodes: nodes.collect(), wishes: wishes.clone() };
+        if let Place::World(world) = place {
+            let task = tokio::spawn(ward.keep()).abort_handle();
+            return Ok(Keeper { wishes, at_work: AtWork::Task(world, task) });
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new()
             .name("keeper".to_string())
             .spawn(move || runtime.block_on(ward.keep()))?;
-        Ok(Keeper { wishes, thread: Some(thread) })
+        Ok(Keeper { wishes, at_work: AtWork::Thread(Some(thread)) })
     }
 
-    /// Ends all nodes; returns when they are gone.
-    pub(crate) fn end(&mut self, way: Way) {
-        self.wishes.change(|wanted| wanted.over = Some(way));
-        if let Some(thread) = self.thread.take() {
-            // A panic was reported where it happened; the nodes went with the thread.
-            let _panicked = thread.join();
+    /// Ends all nodes in good order; returns when they are gone.
+    pub(crate) async fn stop(&mut self) {
+        self.wishes.change(|wanted| wanted.over = Some(Way::Stop));
+        self.wishes.reach(u64::MAX).await;
+        self.end();
+    }
+
+    /// Ends all nodes that are left; returns when they are gone.
+    fn end(&mut self) {
+        self.wishes.change(|wanted| wanted.over = wanted.over.or(Some(Way::Crash)));
+        match &mut self.at_work {
+            AtWork::Thread(thread) => {
+                // A panic was reported where it happened; the nodes went with the thread.
+                let _panicked = thread.take().map(JoinHandle::join);
+            }
+            AtWork::Task(world, task) => {
+                task.abort();
+                world.end();
+                self.wishes.advance(Done { version: u64::MAX, ..Done::default() });
+            }
         }
     }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.end(Way::Crash);
+        self.end();
     }
 }
 
 /// A node, and what it was told.
 struct Kept {
     place: Place,
+    access: Access,
     config: Config,
     host: Option<Host>,
     is_paused: bool,
@@ -178,16 +225,17 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(place: Place, config: Config) -> Kept {
-        Kept { place, config, host: None, is_paused: false, told: told(0, &InForce::new()), wrong: None }
+    fn new(place: Place, access: Access, config: Config) -> Kept {
+        let told = told(0, &InForce::new());
+        Kept { place, access, config, host: None, is_paused: false, told, wrong: None }
     }
 
     fn id(&self) -> u32 {
         self.config.node
     }
 
-    fn start(&mut self) {
-        match Host::start(&self.place, &self.config) {
+    async fn start(&mut self) {
+        match Host::start(&self.place, &self.config).await {
             Ok(host) => (self.host, self.wrong) = (Some(host), None),
             Err(why) => self.wrong = Some(why),
         }
@@ -213,7 +261,7 @@ impl Kept {
     }
 
     /// All but what it is told of its links.
-    fn live_as(&mut self, wanted: &InForce, restart: bool) {
+    async fn live_as(&mut self, wanted: &InForce, restart: bool) {
         self.look(wanted);
         // What ended at a step comes back when that fault is healed.
         if self.wrong.is_some()
@@ -225,7 +273,7 @@ impl Kept {
         let life = life(self.id(), wanted);
         if restart && life != Life::Down {
             if let Some(host) = self.host.take() {
-                host.stop();
+                host.stop().await;
             }
             self.wrong = None;
         }
@@ -234,7 +282,7 @@ impl Kept {
                 self.crash();
                 self.wrong = None;
             }
-            Life::Up | Life::Paused if self.host.is_none() && self.wrong.is_none() => self.start(),
+            Life::Up | Life::Paused if self.host.is_none() && self.wrong.is_none() => self.start().await,
             Life::Up => self.hold_still(false),
             Life::Paused => {}
         }
@@ -257,7 +305,7 @@ impl Kept {
         }
         let telling = async {
             loop {
-                match set_faults(&self.config.listen.client, faults.clone()).await {
+                match set_faults(&self.config.listen.client, &self.access, faults.clone()).await {
                     Ok(()) => return,
                     Err(_) => tokio::time::sleep(TELL_PAUSE).await,
                 }
@@ -282,8 +330,8 @@ impl Kept {
     }
 }
 
-async fn set_faults(address: &str, faults: Faults) -> Result<(), String> {
-    let node = client::admin(address, Duration::from_secs(2), &Access::default()).await;
+async fn set_faults(address: &str, access: &Access, faults: Faults) -> Result<(), String> {
+    let node = client::admin(address, Duration::from_secs(2), access).await;
     let mut node = node.map_err(|error| error.to_string())?;
     node.set_faults(faults).await.map_err(|status| status.message().to_string())?;
     Ok(())
@@ -305,18 +353,18 @@ impl Ward {
                 (wanted.version, wanted.in_force.clone(), restarts, wanted.over)
             };
             if let Some(way) = over {
-                self.end(way);
+                self.end(way).await;
                 return;
             }
             let done = self.follow(version, &in_force, &restarts).await;
-            self.wishes.done.send_replace(done);
+            self.wishes.advance(done);
         }
     }
 
     async fn follow(&mut self, version: u64, in_force: &InForce, restarts: &BTreeSet<u32>) -> Done {
         let mut done = Done { version, ..Done::default() };
         for node in &mut self.nodes {
-            node.live_as(in_force, restarts.contains(&node.id()));
+            node.live_as(in_force, restarts.contains(&node.id())).await;
         }
         for node in &mut self.nodes {
             if let Err(why) = node.tell(in_force).await {
@@ -332,17 +380,22 @@ impl Ward {
         done
     }
 
-    fn end(mut self, way: Way) {
+    async fn end(mut self, way: Way) {
         let hosts: Vec<Host> = self.nodes.iter_mut().filter_map(|node| node.host.take()).collect();
         // At the same time: each may take a while to hand over what it leads.
-        std::thread::scope(|scope| {
-            for host in hosts {
-                scope.spawn(move || match way {
-                    Way::Crash => host.crash(),
-                    Way::Stop => host.stop(),
-                });
+        let mut threads = Vec::new();
+        for host in hosts {
+            match (way, host) {
+                (Way::Stop, Host::Simulated(node)) => node.stop().await,
+                (Way::Crash, host) => threads.push(std::thread::spawn(move || host.crash())),
+                (Way::Stop, Host::Thread(thread)) => threads.push(std::thread::spawn(move || thread.end(Way::Stop))),
+                (Way::Stop, Host::Process(process)) => threads.push(std::thread::spawn(move || process.stop())),
             }
-        });
-        self.wishes.done.send_replace(Done { version: u64::MAX, ..Done::default() });
+        }
+        for thread in threads {
+            // A panic was reported where it happened.
+            let _panicked = thread.join();
+        }
+        self.wishes.advance(Done { version: u64::MAX, ..Done::default() });
     }
 }

@@ -61,7 +61,7 @@ mod view;
 mod wait;
 mod workload;
 
-pub use builder::{Builder, Mode};
+pub use builder::{Builder, MODE_VARIABLE, Mode};
 pub use check::{Check, CheckError, Report};
 pub use cluster::TestCluster;
 pub use error::{Error, Replay, SEED_VARIABLE, TimedOut};

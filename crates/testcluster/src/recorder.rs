@@ -3,7 +3,7 @@
 //! An operation stands in the history from its call on: one whose future is dropped stays there as one of unknown outcome.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use client::{
     Client, Consistency, Error, ErrorKind, Number, Txn, TxnError, TxnOp, TxnReply, TxnResult, Versioned,
@@ -11,6 +11,7 @@ use client::{
 };
 use parking_lot::Mutex;
 use testkit::history::{History, Operation, Outcome, alone};
+use tokio::time::Instant;
 
 /// What clients saw, in one time. Clones write to the same history.
 #[derive(Clone)]
@@ -20,6 +21,8 @@ pub struct Recorder {
 
 struct Shared {
     began: Instant,
+    /// The time that was last written down.
+    last: AtomicU64,
     seen: Mutex<Seen>,
 }
 
@@ -31,7 +34,11 @@ struct Seen {
 
 impl Default for Recorder {
     fn default() -> Recorder {
-        Recorder { shared: Arc::new(Shared { began: Instant::now(), seen: Mutex::default() }) }
+        Recorder { shared: Arc::new(Shared {
+                began: Instant::now(),
+                last: AtomicU64::new(0),
+                seen: Mutex::default(),
+            }) }
     }
 }
 
@@ -86,9 +93,12 @@ impl Recorder {
         }
     }
 
-    /// In µs.
+    /// In µs. Never the same twice: what is written down later was later, also where time stands still meanwhile.
     fn now(&self) -> u64 {
-        u64::try_from(self.shared.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+        let now = u64::try_from(self.shared.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let rises = |last: u64| Some(now.max(last + 1));
+        let last = self.shared.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rises);
+        last.map_or(now, |last| now.max(last + 1))
     }
 
     /// What was written down so far, but for reads without an answer: they say nothing.

@@ -43,14 +43,15 @@ pub type Replica<'a> = (u32, &'a ReplicaStatus);
 
 impl View {
     /// Asks all nodes that run, at the same time.
-    pub(crate) async fn take(nodes: BTreeMap<u32, (NodeState, String)>, in_force: InForce) -> View {
+    pub(crate) async fn take(nodes: BTreeMap<u32, (NodeState, String)>, in_force: InForce, access: &Access) -> View {
         let up = nodes.values().filter(|(state, _)| *state == NodeState::Up);
         let up: Vec<String> = up.map(|(_, address)| address.clone()).collect();
         let mut asking = JoinSet::new();
         for (node, (state, address)) in nodes {
-            asking.spawn(async move { (node, ask(state, &address).await) });
+            let access = access.clone();
+            asking.spawn(async move { (node, ask(state, &address, &access).await) });
         }
-        let moves = moves(up).await;
+        let moves = moves(up, access).await;
         let nodes = asking.join_all().await.into_iter().collect();
         let faults = in_force.values().map(Kind::to_string).collect();
         View { nodes, moves, faults, in_force }
@@ -172,13 +173,13 @@ impl View {
     }
 }
 
-async fn ask(state: NodeState, address: &str) -> NodeView {
+async fn ask(state: NodeState, address: &str, access: &Access) -> NodeView {
     if state != NodeState::Up {
         let silent = || "it doesn't run".to_string();
         return NodeView { state, status: Err(silent()), transactions: Err(silent()) };
     }
     let asked = async {
-        let node = client::admin(address, ASK_WITHIN, &Access::default()).await;
+        let node = client::admin(address, ASK_WITHIN, access).await;
         let mut node = node.map_err(|error| error.to_string())?;
         let status = node.status(wire::v1::StatusRequest {}).await;
         let transactions = node.transactions(wire::v1::TransactionsRequest {}).await;
@@ -197,11 +198,11 @@ async fn ask(state: NodeState, address: &str) -> NodeView {
 }
 
 /// From the first node that can tell.
-async fn moves(addresses: Vec<String>) -> Result<Vec<Migration>, String> {
+async fn moves(addresses: Vec<String>, access: &Access) -> Result<Vec<Migration>, String> {
     let mut last = "no node runs".to_string();
     for address in addresses {
         let asked = async {
-            let node = client::shardmaster(&address, ASK_WITHIN, &Access::default()).await;
+            let node = client::shardmaster(&address, ASK_WITHIN, access).await;
             let mut node = node.map_err(|error| error.to_string())?;
             let told = node.migrations(wire::v1::MigrationsRequest {}).await;
             told.map(|told| told.into_inner().migrations).map_err(|status| status.message().to_string())

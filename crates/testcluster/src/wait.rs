@@ -1,7 +1,9 @@
 //! Waits that come to an end: with what was waited for, or with what every node says instead.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::cluster::TestCluster;
 use crate::error::{Error, TimedOut};

@@ -179,7 +179,7 @@ async fn a_fault_that_outlives_its_cluster_hangs_nobody() {
     let cluster = TestCluster::builder().replicas(1).groups(1).start().await.unwrap();
     let (paused, lossy) = (cluster.pause(1).await.unwrap(), cluster.lossy(50).await.unwrap());
     assert_eq!(paused.to_string(), "node 1 stands still");
-    cluster.stop();
+    cluster.stop().await;
     paused.heal().await.unwrap();
     drop(lossy);
 }

@@ -1,7 +1,9 @@
 //! The network protocol of Synod: messages and services generated from `proto/synod.proto`.
 //!
 //! Clients speak the `Client` stream (fast) or the unary `Kv` service (any language); nodes speak `Peer` among
-//! themselves; people and tools speak `Admin`.
+//! themselves; people and tools speak `Admin`. All of them speak through a [`channel::Channel`].
+
+pub mod channel;
 
 /// Generated code of package `synod.v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

@@ -1,8 +1,9 @@
 //! How calls come and go: room, tickets, and the hand-over of results to callers.
 
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use bytes::Bytes;
 use kvserver::command::ShardId;
 use paxos::ids::Sequence;

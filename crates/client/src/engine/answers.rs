@@ -3,8 +3,9 @@
 //! A refusal moves a call only if it is about its newest try; about an older one it only settles that this try is no longer
 //! open. Anything from the session table is about the request itself, whichever try it answers.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use kvserver::command::{BusyReason, Refusal, Reply, ShardId};
 use kvserver::query::Answer;
 use kvserver::txn::Conflict;

@@ -4,8 +4,9 @@
 //! Every member is probed at once and again every few milliseconds, the old leader too (it may only have been slow).
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use bytes::Bytes;
 use kvserver::query::{Answer, Query};
 use paxos::codec;

@@ -1,6 +1,8 @@
 //! Where a call goes next: to its group's leader, to some member if it may be stale, or to wait for a leader.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::discovery::Discovery;
 use super::links::Item;

@@ -4,8 +4,9 @@
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use paxos::ids::NodeId;
 use wire::v1;
 

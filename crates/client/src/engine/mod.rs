@@ -17,8 +17,9 @@ mod tick;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use bytes::Bytes;
 use kvserver::command::ShardId;
 use kvserver::txn::Conflict;

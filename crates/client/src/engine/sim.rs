@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use bytes::Bytes;
 use kvserver::command::{Op, Refusal, Reply, Request, ShardId};
 use kvserver::query::Answer;

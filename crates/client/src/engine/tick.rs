@@ -1,8 +1,9 @@
 //! What time brings: deadlines, silent nodes, tries to repeat. One look at everything every few milliseconds, instead of
 //! a timer a call.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use kvserver::txn::Conflict;
 
 use super::{Call, Engine, Pace, Phase};

@@ -225,9 +225,10 @@ impl Admin for Administration {
         };
         let mut tracing = Tracing::new(self.context.clone(), group);
         let (lines, stream) = mpsc::channel(TRACE_LINES);
-        tokio::spawn(async move {
+        self.context.env.spawn(async move {
             loop {
                 let next = tokio::select! {
+                    biased;
                     next = tracing.next() => next,
                     () = lines.closed() => None,
                 };

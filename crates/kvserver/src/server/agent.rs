@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use paxos::ids::GroupId;
 use shardmaster::ids::{Epoch, GroupRef, SHARDMASTER, ShardId};
 use shardmaster::orders::{Order, Report};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::ask::{Asker, Unanswered, read_here};
 use super::context::{Context, Phase};
@@ -116,7 +117,7 @@ impl Agent {
         }
         self.tasks.lock().insert(task, None);
         let (agent, work) = (self.clone(), work(self.clone()));
-        tokio::spawn(async move {
+        self.context.env.spawn(async move {
             let pause = work.await;
             if pause.is_zero() {
                 agent.tasks.lock().remove(&task);

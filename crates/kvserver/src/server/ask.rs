@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rand::RngExt;
 use paxos::ids::{ClientId, GroupId, NodeId, Sequence};
 use paxos::rsm::state_machine::RequestId;
 use runtime::api::{Call, CallResult, ReadConsistency, Sink};
 use shardmaster::ids::{GroupRef, SHARDMASTER};
 use tokio::sync::oneshot;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
+use wire::channel::Channel;
 use wire::v1;
 use wire::v1::group_answer::Result as Answered;
 use wire::v1::group_call::Kind as Asked;
@@ -141,8 +143,8 @@ enum Tried {
 impl Asker {
     pub(crate) fn new(context: Arc<Context>) -> Asker {
         Asker {
+            client: ClientId(context.env.luck().random()),
             context,
-            client: ClientId(rand::random()),
             last: AtomicU64::new(0),
             channels: Mutex::default(),
             leaders: Mutex::default(),
@@ -344,10 +346,10 @@ impl Asker {
         if let Some(channel) = channels.get(&address) {
             return Some(channel.clone());
         }
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-        let endpoint =
-            endpoint.connect_timeout(CONNECT).tcp_nodelay(true).initial_stream_window_size(4 << 20);
-        let channel = endpoint.connect_lazy();
+        let tuned = |endpoint: Endpoint| {
+            endpoint.connect_timeout(CONNECT).tcp_nodelay(true).initial_stream_window_size(4 << 20)
+        };
+        let channel = self.context.env.connect_lazily(&address, tuned)?;
         channels.insert(address, channel.clone());
         Some(channel)
     }
@@ -362,7 +364,7 @@ pub(crate) fn is_cut(context: &Context, node: NodeId) -> bool {
 /// Whether a fault that was injected loses what arrives just now.
 pub(crate) fn is_lost(context: &Context) -> bool {
     let percent = context.node.faults().loss_percent;
-    percent > 0 && rand::random_range(0..100) < percent
+    percent > 0 && context.env.luck().random_range(0..100) < percent
 }
 
 /// Waits as long as a fault that was injected delays what goes to `node`.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use paxos::ids::{GroupId, NodeId};
@@ -11,6 +11,7 @@ use shardmaster::command::{Measure, Policy, Reply};
 use shardmaster::ids::{SHARDMASTER, ShardId};
 use shardmaster::query::Answer;
 use shardmaster::rebalance::{Health, Plan, ShardLoad, plan};
+use tokio::time::Instant;
 use wire::v1;
 
 use super::agent::Agent;

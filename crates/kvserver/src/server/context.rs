@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use paxos::ids::{GroupId, NodeId};
 use runtime::api::NodeStatus;
+use runtime::env::Env;
 use tokio::sync::watch;
 use tonic::Status;
 use wire::v1;
@@ -85,6 +86,7 @@ impl Loads {
 
 /// Shared by all services of a node.
 pub(crate) struct Context {
+    pub(crate) env: Env,
     pub(crate) node: Arc<dyn Node>,
     pub(crate) directory: Directory,
     pub(crate) serving: Serving,
@@ -99,16 +101,17 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(crate) fn new(node: Arc<dyn Node>, config: &Config) -> Context {
+    pub(crate) fn new(env: Env, node: Arc<dyn Node>, config: &Config) -> Context {
         let directory = Directory::new(config);
         Context {
+            crash: Crash::new(env.clone()),
+            env,
             node,
             loads: Loads::new(),
             latencies: Latencies::default(),
             directory,
             serving: config.serving.clone(),
             faults_enabled: config.faults,
-            crash: Crash::default(),
             traffic: Traffic::default(),
             outcomes: Outcomes::default(),
             phase: watch::Sender::new(Phase::Serving),

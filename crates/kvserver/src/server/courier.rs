@@ -75,7 +75,7 @@ impl Courier {
         waiting.calls += 1;
         drop(waiting);
         let (courier, agent) = (self.clone(), agent.clone());
-        tokio::spawn(async move {
+        agent.env().clone().spawn(async move {
             while let Some((parcels, requests)) = courier.load() {
                 courier.carry(&agent, parcels, requests).await;
             }

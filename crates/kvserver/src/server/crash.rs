@@ -3,6 +3,8 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use runtime::env::Env;
+
 use crate::txn::{TxnAnswer, TxnCommand};
 
 /// A step at which the process may end.
@@ -96,11 +98,16 @@ impl Point {
 /// Where this process ends, see the module.
 #[derive(Debug, Default)]
 pub(crate) struct Crash {
+    env: Env,
     /// Index in [`POINTS`], from 1; 0 for nowhere.
     at: AtomicU8,
 }
 
 impl Crash {
+    pub(crate) fn new(env: Env) -> Crash {
+        Crash { env, at: AtomicU8::new(0) }
+    }
+
     pub(crate) fn set(&self, point: Option<Point>) {
         let at = (1..).zip(POINTS).find(|(_, known)| Some(*known) == point).map_or(0, |(at, _)| at);
         self.at.store(at, Ordering::Relaxed);
@@ -111,18 +118,12 @@ impl Crash {
         at.checked_sub(1).and_then(|at| POINTS.get(at).copied())
     }
 
-    /// Doesn't return from where the process is to end.
+    /// Doesn't return from where the process is to end; where a simulated machine ends, what follows has no effect.
     pub(crate) fn reached(&self, point: Option<Point>) {
         if self.at.load(Ordering::Relaxed) != 0 && point.is_some() && point == self.get() {
-            end();
+            self.env.end("it was told to end at this step");
         }
     }
-}
-
-/// Nothing is flushed and nobody is told. If the system doesn't take the signal, an abort comes close.
-fn end() -> ! {
-    let _taken = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-    std::process::abort()
 }
 
 #[cfg(test)]

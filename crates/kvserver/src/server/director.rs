@@ -2,7 +2,7 @@
 //! it hosts. And says to the shardmaster where this node is reached.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use paxos::ids::Incarnation;
 use runtime::api::Handle;
@@ -11,6 +11,7 @@ use shardmaster::command::Command;
 use shardmaster::group::NodeInfo;
 use shardmaster::ids::SHARDMASTER;
 use shardmaster::query::{Answer, Query, RoutingTable};
+use tokio::time::Instant;
 
 use super::agent::Agent;
 use super::ask::read_here;

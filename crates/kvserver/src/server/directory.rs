@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use parking_lot::RwLock;
 use paxos::ids::{Generation, GroupId, Incarnation, NodeId};
 use shardmaster::ids::{Epoch, GroupRef, Owner, SHARDMASTER};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use wire::v1;
 
 use super::config::Config;
@@ -56,7 +56,8 @@ pub(crate) struct Directory {
     /// Of the table; read for every call.
     shards: AtomicU16,
     table: RwLock<Arc<Table>>,
-    version: watch::Sender<u64>,
+    /// Wakes all who wait for a newer table, in the order in which they began to.
+    replaced: Notify,
 }
 
 impl Table {
@@ -155,7 +156,7 @@ impl Directory {
             founders,
             shards,
             table: RwLock::new(Arc::new(table)),
-            version: watch::Sender::new(0),
+            replaced: Notify::new(),
         }
     }
 
@@ -178,7 +179,7 @@ impl Directory {
         self.shards.store(table.shards(), Ordering::Relaxed);
         *held = Arc::new(table);
         drop(held);
-        self.version.send_replace(version);
+        self.replaced.notify_waiters();
     }
 
     /// How many shards the key space is cut into; 0 as long as that isn't known.
@@ -186,9 +187,21 @@ impl Directory {
         self.shards.load(Ordering::Relaxed)
     }
 
-    /// Tells when there is a newer table.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.version.subscribe()
+    /// Of the table as it is now.
+    pub(crate) fn version(&self) -> u64 {
+        self.table.read().version
+    }
+
+    /// Waits for a newer table than that; its version.
+    pub(crate) async fn newer_than(&self, version: u64) -> u64 {
+        loop {
+            let replaced = self.replaced.notified();
+            let now = self.version();
+            if now > version {
+                return now;
+            }
+            replaced.await;
+        }
     }
 
     pub(crate) fn group_of(&self, shard: ShardId) -> Option<GroupId> {
@@ -221,6 +234,6 @@ mod tests {
         directory.replace(table(5, 6));
         directory.replace(table(4, 7));
         assert_eq!((directory.table().version, directory.table().owners.len()), (5, 6));
-        assert_eq!(*directory.changes().borrow(), 5);
+        assert_eq!(directory.version(), 5);
     }
 }

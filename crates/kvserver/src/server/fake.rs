@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use paxos::ids::{Ballot, Generation, GroupId, NodeId, Slot};
 use paxos::rsm::state_machine::Counts;
 use runtime::api::{CallResult, Counters, LinkFaults, LogView, NodeStatus, ReplicaStatus, Sink};
+use runtime::env::Env;
 use tokio::sync::broadcast;
 
 use super::config::Config;
@@ -54,7 +55,7 @@ impl FakeNode {
     pub(crate) fn context(node: &Arc<FakeNode>, change: impl FnOnce(&mut Config)) -> Context {
         let mut config = Config::example();
         change(&mut config);
-        Context::new(node.clone(), &config)
+        Context::new(Env::default(), node.clone(), &config)
     }
 
     pub(crate) fn submitted_numbers(&self) -> Vec<Vec<u64>> {

@@ -1,9 +1,10 @@
 //! How long writes take, seen from the node: a sample of those answered in the last seconds.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 /// Samples kept.
 const SAMPLES: usize = 1024;

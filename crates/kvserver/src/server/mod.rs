@@ -26,6 +26,7 @@ mod metrics;
 mod node;
 mod outcomes;
 mod page;
+mod ports;
 mod ready;
 mod refusal;
 mod security;
@@ -45,13 +46,11 @@ use std::time::Duration;
 use ::shardmaster::group::NodeInfo;
 use paxos::ids::GroupId;
 use runtime::api::Handle;
+use runtime::env::Env;
 use runtime::hosting::Birth;
-use tokio::net::TcpListener;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService as Behind;
-use tonic::transport::{Server, ServerTlsConfig};
 use tonic_health::server::HealthReporter;
 use wire::v1::admin_server::AdminServer;
 use wire::v1::client_server::ClientServer;
@@ -67,27 +66,14 @@ use balance::Balancer;
 use config::Config;
 use context::{Context, Phase};
 use director::Director;
-use door::Door;
 use groups::BetweenGroups;
 use node::Node;
-use security::Security;
+use ports::{Bound, Ports};
+use security::{Security, Tokens};
 use transactions::TxnAgent;
 
-/// Window of one HTTP/2 stream, in bytes.
-const STREAM_WINDOW: u32 = 4 << 20;
-/// Window of one connection, in bytes.
-const CONNECTION_WINDOW: u32 = 8 << 20;
-/// Streams at once on a connection, unary calls included.
-const CONNECTION_STREAMS: u32 = 256;
-/// A connection on which nothing is heard for this time is pinged.
-const PING_AFTER: Duration = Duration::from_secs(10);
-/// An unanswered ping ends the connection after this time.
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the node may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_millis(1200);
-/// How long streams may take to deliver their last answers.
-const FLUSH_TIMEOUT: Duration = Duration::from_millis(400);
-
 /// Why a node didn't start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -130,12 +116,23 @@ pub struct Running {
     pub handle: Handle<Machine>,
     context: Arc<Context>,
     health: HealthReporter,
-    /// Takes client connections.
-    doorkeeper: JoinHandle<()>,
-    /// Serves those it took.
-    grpc: JoinHandle<()>,
-    /// Everything else; ends with this.
-    others: JoinSet<()>,
+    ports: Ports,
+    others: Others,
+}
+
+/// Everything that runs beside the ports; ends with this, or with the machine.
+struct Others {
+    env: Env,
+    tasks: JoinSet<()>,
+}
+
+impl Others {
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        match self.env.machine() {
+            None => drop(self.tasks.spawn(task)),
+            Some(_) => self.env.spawn(task),
+        }
+    }
 }
 
 /// Starts a node. Must be called inside a runtime of tokio.
@@ -143,20 +140,35 @@ pub struct Running {
 /// # Errors
 /// [`ServeError`] if the configuration, a port or the data directory can't be used.
 pub async fn serve(config: Config) -> Result<Running, ServeError> {
+    serve_in(Env::default(), config).await
+}
+
+/// The same, in an environment of its own. On a simulated machine there is no HTTP port, and the port of clients has
+/// neither TLS nor tokens.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_in(env: Env, config: Config) -> Result<Running, ServeError> {
     let wrong = |(key, reason)| ServeError::Config { key, reason };
     config.validate().map_err(wrong)?;
-    let Security { tls, tokens } = Security::load(&config).map_err(wrong)?;
-    let (client, client_addr) = bind("listen.client", &config.listen.client).await?;
-    let (http, http_addr) = bind("listen.http", &config.listen.http).await?;
+    let security = Security::load(&config).map_err(wrong)?;
+    let bound = match env.machine() {
+        Some(_) => None,
+        None => Some(Bound::new(&config).await?),
+    };
+    let (client_addr, http_addr) = match &bound {
+        Some(bound) => (bound.client.1, bound.http.1),
+        None => (simulated("listen.client", &config.listen.client)?, simulated("listen.http", &config.listen.http)?),
+    };
     let between = BetweenGroups::default();
     let on_peer_port = tonic::service::Routes::new(
         GroupsServer::new(between.clone())
             .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(wire::MESSAGE_BYTES_MAX),
     );
-    let options = config.node_options(genesis(&config)?.encode());
+    let options = config.node_options(env.clone(), genesis(&config)?.encode());
     let handle = runtime::node::start_with(options, machine, on_peer_port).await?;
-    let context = Arc::new(Context::new(Arc::new(handle.clone()), &config));
+    let context = Arc::new(Context::new(env.clone(), Arc::new(handle.clone()), &config));
     let agent = Agent::new(context.clone());
     let balancer = Balancer::new(context.clone(), agent.clone());
     let transactions = TxnAgent::new(context.clone(), agent.clone());
@@ -166,21 +178,30 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
 
     let (health, health_service) = tonic_health::server::health_reporter();
     ready::tell(&health, false).await;
-    let (connections, incoming) = tokio::sync::mpsc::channel(1);
-    let client = Door::new(client, context.clone());
-    let encrypted = tls.is_some();
-    let doorkeeper = tokio::spawn(async move {
-        loop {
-            let connection = client.next().await;
-            let connection = if encrypted { connection.before_tls() } else { connection };
-            if connections.send(Ok::<_, io::Error>(connection)).await.is_err() {
-                return;
-            }
-        }
-    });
-    let reflection = || {
-        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+    let services = services(&context, &agent, &balancer, &security.tokens).add_service(health_service);
+    let ports = match (bound, env.machine()) {
+        (Some(bound), _) => bound.serve(&context, services, security)?,
+        (None, Some(machine)) => Ports::simulated(&**machine, &config.listen.client, services)?,
+        (None, None) => Ports::Simulated(None),
     };
+    let mut others = Others { env, tasks: JoinSet::new() };
+    others.spawn(ready::keep_told(context.clone(), health.clone()));
+    others.spawn(agent.run());
+    others.spawn(transactions.clone().act());
+    others.spawn(transactions.look());
+    others.spawn(balancer.run());
+    others.spawn(director.run());
+    tracing::info!(node = config.node, %client_addr, %http_addr, "serving");
+    Ok(Running { client_addr, http_addr, handle, context, health, ports, others })
+}
+
+/// The services of the client port but health and reflection.
+fn services(
+    context: &Arc<Context>,
+    agent: &Arc<Agent>,
+    balancer: &Arc<Balancer>,
+    tokens: &Tokens,
+) -> tonic::service::Routes {
     let max = wire::MESSAGE_BYTES_MAX;
     // Small calls take several times their size once decoded: what is taken in is bounded by the largest call.
     let taken = runtime::options::REQUEST_BYTES_MAX + (1 << 20);
@@ -192,53 +213,16 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
         .max_encoding_message_size(max);
     let admin = AdminServer::new(admin::Administration::new(context.clone())).max_encoding_message_size(max);
     let shardmaster = ShardmasterServer::new(shardmaster::Government::new(agent.clone(), balancer.clone()));
-    let router = server(tls)?
-        .add_service(Behind::new(streams, tokens.clone()))
+    tonic::service::Routes::new(Behind::new(streams, tokens.clone()))
         .add_service(Behind::new(unary, tokens.clone()))
         .add_service(Behind::new(admin, tokens.clone()))
         .add_service(Behind::new(shardmaster, tokens.clone()))
-        .add_service(health_service)
-        .add_service(Behind::new(reflection().build_v1()?, tokens.clone()))
-        .add_service(Behind::new(reflection().build_v1alpha()?, tokens.clone()));
-    let closing = context.clone();
-    let grpc = tokio::spawn(async move {
-        let closed = async move { closing.reached(Phase::Closed).await };
-        if let Err(error) = router.serve_with_incoming_shutdown(ReceiverStream::new(incoming), closed).await {
-            tracing::warn!(%error, "client port");
-        }
-    });
-    let mut others = JoinSet::new();
-    others.spawn(http::serve(Door::new(http, context.clone()), context.clone(), tokens));
-    others.spawn(ready::keep_told(context.clone(), health.clone()));
-    others.spawn(agent.run());
-    others.spawn(transactions.clone().act());
-    others.spawn(transactions.look());
-    others.spawn(balancer.run());
-    others.spawn(director.run());
-    tracing::info!(node = config.node, %client_addr, %http_addr, "serving");
-    Ok(Running { client_addr, http_addr, handle, context, health, doorkeeper, grpc, others })
 }
 
-async fn bind(key: &'static str, address: &str) -> Result<(TcpListener, SocketAddr), ServeError> {
-    let fail = |error| ServeError::Listen { key, address: address.to_string(), error };
-    let listener = TcpListener::bind(address).await.map_err(fail)?;
-    let bound = listener.local_addr().map_err(fail)?;
-    Ok((listener, bound))
-}
-
-fn server(tls: Option<ServerTlsConfig>) -> Result<Server, ServeError> {
-    let server = Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(CONNECTION_STREAMS)
-        .http2_keepalive_interval(Some(PING_AFTER))
-        .http2_keepalive_timeout(Some(PING_TIMEOUT));
-    match tls {
-        Some(tls) => server
-            .tls_config(tls)
-            .map_err(|error| ServeError::Config { key: "tls.cert".to_string(), reason: error.to_string() }),
-        None => Ok(server),
-    }
+/// An address on a simulated network.
+fn simulated(key: &'static str, address: &str) -> Result<SocketAddr, ServeError> {
+    let wrong = |error| ServeError::Listen { key, address: address.to_string(), error };
+    address.parse().map_err(|error| wrong(io::Error::other(error)))
 }
 
 /// What all replicas of the cluster agree on: which group serves which shard first, and the bounds of their state.
@@ -275,18 +259,16 @@ impl Running {
     /// answered, leadership is handed over, the log is synced.
     pub async fn stop(mut self) {
         self.context.enter(Phase::Draining);
-        self.doorkeeper.abort();
+        self.ports.close_door();
         ready::tell(&self.health, false).await;
         if timeout(STOP_TIMEOUT, Node::stop(&self.handle)).await.is_err() {
             tracing::warn!("the node didn't stop in time");
         }
         self.context.enter(Phase::Closed);
-        if timeout(FLUSH_TIMEOUT, &mut self.grpc).await.is_err() {
-            tracing::debug!("some clients didn't take their last answers");
-        }
+        self.ports.flush().await;
         self.context.enter(Phase::Cut);
-        self.grpc.abort();
-        self.others.shutdown().await;
+        self.ports.cut();
+        self.others.tasks.shutdown().await;
         tracing::info!("stopped");
     }
 }
@@ -294,8 +276,7 @@ impl Running {
 impl Drop for Running {
     /// Without [`Running::stop`] the ports close at once; the node below goes on until its handle is stopped.
     fn drop(&mut self) {
-        self.doorkeeper.abort();
-        self.grpc.abort();
+        self.ports.cut();
         self.context.enter(Phase::Cut);
     }
 }

@@ -75,6 +75,7 @@ pub(crate) async fn keep_told(context: Arc<Context>, health: HealthReporter) {
             return;
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(LOOK) => {}
             () = context.reached(Phase::Draining) => {}
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use paxos::ids::{ClientId, LogTime, Sequence};
+use rand::{Rng, RngExt};
 
 use crate::command::{Op, Request, SESSION_WINDOW, ShardId};
 
@@ -32,9 +33,9 @@ pub(crate) struct Ticket {
 
 impl Sessions {
     /// Sessions of clients that no one else is, one a shard.
-    pub(crate) fn new(shards: u16) -> Sessions {
+    pub(crate) fn new(shards: u16, mut luck: impl Rng) -> Sessions {
         let session = |_| {
-            let client = ClientId(rand::random());
+            let client = ClientId(luck.random());
             Arc::new(Mutex::new(Session { client, last: 0, unanswered: BTreeSet::new() }))
         };
         Sessions { shards: (0..shards).map(session).collect() }
@@ -84,7 +85,7 @@ mod tests {
 
     #[test]
     fn acknowledged_is_what_lies_below_the_lowest_unanswered() {
-        let sessions = Sessions::new(1);
+        let sessions = Sessions::new(1, rand::rng());
         let next = || sessions.next(ShardId(0)).unwrap();
         let (first, second) = (next(), next());
         assert_eq!((first.sequence, first.ack_through), (1, 0));
@@ -99,7 +100,7 @@ mod tests {
 
     #[test]
     fn the_window_is_never_left() {
-        let sessions = Sessions::new(2);
+        let sessions = Sessions::new(2, rand::rng());
         let tickets: Vec<_> = (0..SESSION_WINDOW).map(|_| sessions.next(ShardId(1)).unwrap()).collect();
         assert!(sessions.next(ShardId(1)).is_none());
         assert!(sessions.next(ShardId(0)).is_some(), "another shard isn't held up");
@@ -110,7 +111,7 @@ mod tests {
 
     #[test]
     fn every_shard_is_another_client() {
-        let sessions = Sessions::new(2);
+        let sessions = Sessions::new(2, rand::rng());
         let client = |shard| sessions.next(ShardId(shard)).unwrap().client;
         assert_ne!(client(0), client(1));
     }

@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use paxos::codec;
 use paxos::ids::GroupId;
 use runtime::api::{Call, CallResult, Sink};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tonic::{Request, Response, Status, Streaming};
 use wire::v1;
 use wire::v1::client_server::Client;
@@ -55,7 +55,7 @@ impl Client for Streams {
         let answers = Arc::new(Answers::new(self.context.serving.answer_bytes));
         answers.hello(hello, self.context.log_time());
         let outgoing = Outgoing::new(answers.clone(), self.context.clone());
-        tokio::spawn(read(Incoming::new(self.context.clone(), answers), request.into_inner()));
+        self.context.env.spawn(read(Incoming::new(self.context.clone(), answers), request.into_inner()));
         Ok(Response::new(outgoing))
     }
 }
@@ -68,10 +68,12 @@ async fn read(mut incoming: Incoming, mut frames: Streaming<v1::ClientFrame>) {
     tokio::pin!(closed);
     let mut keepalive = interval(KEEPALIVE);
     keepalive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut tables = context.directory.changes();
+    let mut version = context.directory.version();
     while !answers.has_ended() {
         tokio::select! {
-            Ok(()) = tables.changed() => {
+            biased;
+            now = context.directory.newer_than(version) => {
+                version = now;
                 answers.routing(context.directory.table().routing(&context.node.leaders()));
             }
             frame = frames.message() => match frame {

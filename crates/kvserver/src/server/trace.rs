@@ -34,6 +34,7 @@ impl Tracing {
     pub(crate) async fn next(&mut self) -> Option<Traced> {
         let context = self.context.clone();
         tokio::select! {
+            biased;
             next = self.next_line() => next,
             () = context.reached(Phase::Draining) => None,
         }

@@ -6,16 +6,17 @@
 //! lost with a message, an answer or a leader. What is remembered here saves messages and measures how long something
 //! is owed, no more: every step may be done twice.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use paxos::ids::GroupId;
 use runtime::api::{Call, CallResult, ReadConsistency, Sink};
+use runtime::env::Env;
 use shardmaster::ids::{GroupRef, SHARDMASTER, ShardId};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::agent::Agent;
 use super::ask::{Asker, ask_all_here};
@@ -114,6 +115,10 @@ impl TxnAgent {
     pub(crate) fn new(context: Arc<Context>, agent: Arc<Agent>) -> Arc<TxnAgent> {
         let (cares, couriers) = Default::default();
         Arc::new(TxnAgent { context, agent, cares, couriers, nobody: Arc::new(Nobody) })
+    }
+
+    pub(crate) fn env(&self) -> &Env {
+        &self.context.env
     }
 
     pub(crate) fn asker(&self) -> &Asker {
@@ -225,7 +230,7 @@ impl TxnAgent {
         parcels.iter().for_each(|parcel| self.context.crash.reached(Point::owed(&parcel.duty.command)));
         let table = self.context.directory.table();
         let led = self.led();
-        let (mut here, mut on_the_way, mut left) = (Vec::new(), HashSet::new(), Vec::new());
+        let (mut here, mut on_the_way, mut left) = (Vec::new(), BTreeSet::new(), Vec::new());
         for parcel in parcels {
             let to = table.owner(parcel.duty.to).map(|owner| owner.group);
             match to {

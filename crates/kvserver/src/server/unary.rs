@@ -3,13 +3,15 @@
 //! is retried but a transaction that had to give way.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use paxos::codec;
 use paxos::ids::{ClientId, GroupId, LogTime, Sequence};
+use rand::RngExt;
 use runtime::api::{Call, CallResult};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use wire::v1;
 use wire::v1::kv_server::Kv;
@@ -46,7 +48,7 @@ pub(crate) struct Unary {
 
 impl Unary {
     pub(crate) fn new(context: Arc<Context>) -> Unary {
-        let sessions = Sessions::new(SHARDS_MAX);
+        let sessions = Sessions::new(SHARDS_MAX, context.env.luck());
         Unary { context, sessions, room: Semaphore::new(CALLS_MAX) }
     }
 
@@ -75,6 +77,7 @@ impl Unary {
             Call::Read { .. } => v1::Outcome::NotExecuted,
         };
         tokio::select! {
+            biased;
             answer = tokio::time::timeout(timeout, ask_here(&self.context, group, call)) => match answer {
                 Ok(Some(CallResult::Refused(refused))) => Err(status_of(&self.context.directory.refused(refused))),
                 Ok(Some(result)) => Ok(result),
@@ -159,7 +162,7 @@ impl Unary {
                 return Err(mismatched());
             };
             self.context.outcomes.count(&reply);
-            let wait = rand::random_range(pause / 2..=pause);
+            let wait = self.context.env.luck().random_range(pause / 2..=pause);
             match reply {
                 Reply::Txn(reply) => return Ok(*reply),
                 Reply::Refused(refusal) if gives_way(&refusal) && began.elapsed() + wait < CALL_TIMEOUT => {

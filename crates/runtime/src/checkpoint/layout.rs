@@ -6,7 +6,7 @@
 use paxos::ids::GroupId;
 use paxos::rsm::state_machine::Page;
 
-use crate::checkpoint::{CheckpointError, PageStore};
+use crate::checkpoint::{CheckpointError, Pages};
 
 /// Largest piece, in bytes: a common page is one piece, and sled keeps values up to 8 kB in its own file.
 const PIECE_BYTES: usize = 6000;
@@ -42,7 +42,7 @@ pub(crate) fn records(group: GroupId, number: u64, page: &Page) -> Vec<Record> {
 }
 
 /// The pages of a group, in order. Ends at the first error.
-pub(crate) fn pages<P: PageStore>(
+pub(crate) fn pages<P: Pages>(
     store: &P,
     group: GroupId,
 ) -> impl Iterator<Item = Result<Page, CheckpointError>> + '_ {

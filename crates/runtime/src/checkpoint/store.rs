@@ -31,8 +31,18 @@ impl StoreError {
     }
 }
 
+/// Records that can be read.
+pub trait Pages {
+    /// The records from `first` to `last`, both included, in order.
+    fn range<'a>(
+        &'a self,
+        first: &[u8],
+        last: &[u8],
+    ) -> Box<dyn Iterator<Item = Result<Record, StoreError>> + 'a>;
+}
+
 /// A store of records, written once in ascending order of keys, closed, and read.
-pub trait PageStore: Sized {
+pub trait PageStore: Pages + Sized {
     /// Makes a store in an empty directory.
     ///
     /// # Errors
@@ -50,13 +60,6 @@ pub trait PageStore: Sized {
     /// # Errors
     /// [`StoreError`]; the store is unusable then.
     fn put(&mut self, records: Vec<Record>) -> Result<(), StoreError>;
-
-    /// The records from `first` to `last`, both included, in order.
-    fn range<'a>(
-        &'a self,
-        first: &[u8],
-        last: &[u8],
-    ) -> Box<dyn Iterator<Item = Result<Record, StoreError>> + 'a>;
 
     /// Hands all of it to the operating system and lets go of the files. Syncing is the caller's.
     ///
@@ -93,6 +96,20 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panicked".to_string())
 }
 
+impl Pages for SledStore {
+    fn range<'a>(
+        &'a self,
+        first: &[u8],
+        last: &[u8],
+    ) -> Box<dyn Iterator<Item = Result<Record, StoreError>> + 'a> {
+        let mut records = self.0.range(first.to_vec()..=last.to_vec());
+        let mut next = move || caught(|| records.next().transpose()).transpose();
+        Box::new(std::iter::from_fn(move || {
+            next().map(|found| found.map(|(key, value)| (key.to_vec(), value.to_vec())))
+        }))
+    }
+}
+
 impl PageStore for SledStore {
     fn create(dir: &Path) -> Result<SledStore, StoreError> {
         SledStore::open(dir)
@@ -122,18 +139,6 @@ impl PageStore for SledStore {
             batch.insert(key, value);
         }
         caught(|| self.0.apply_batch(batch))
-    }
-
-    fn range<'a>(
-        &'a self,
-        first: &[u8],
-        last: &[u8],
-    ) -> Box<dyn Iterator<Item = Result<Record, StoreError>> + 'a> {
-        let mut records = self.0.range(first.to_vec()..=last.to_vec());
-        let mut next = move || caught(|| records.next().transpose()).transpose();
-        Box::new(std::iter::from_fn(move || {
-            next().map(|found| found.map(|(key, value)| (key.to_vec(), value.to_vec())))
-        }))
     }
 
     fn close(self) -> Result<(), StoreError> {

@@ -6,9 +6,9 @@
 
 use std::io::{self, ErrorKind};
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use parking_lot::MutexGuard;
+use tokio::time::Instant;
 
 use crate::fs::{is_full, is_scarce};
 
@@ -30,7 +30,7 @@ impl Shared {
                 Some(chore) => MutexGuard::unlocked(&mut queue, || self.do_chore(chore)),
                 None => match queue.full_until.filter(|_| queue.lacks_spares()) {
                     Some(at) => {
-                        self.chores.wait_until(&mut queue, at);
+                        self.chores.wait_until(&mut queue, at.into_std());
                     }
                     None => self.chores.wait(&mut queue),
                 },

@@ -10,6 +10,7 @@
 //! process: it is never tried again, and nothing is reported durable after it.
 
 mod chores;
+mod driver;
 pub mod error;
 mod frame;
 pub mod options;
@@ -33,9 +34,11 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
 use paxos::ids::{Generation, GroupId, Slot};
+use tokio::sync::Notify;
 
 use crate::fs::{Fs, FsLock};
 
+pub(crate) use self::driver::Driver;
 use self::error::LogError;
 use self::frame::{HEADER_BYTES, PAYLOAD_BYTES_MAX};
 use self::options::{FrameNo, Hooks, LogOptions, Recovery, SegmentNo};
@@ -60,6 +63,10 @@ pub struct Log {
     segments: Segments,
     first_live: u64,
     threads: Vec<JoinHandle<()>>,
+    /// Wakes the task that stands in the place of the threads.
+    task: Option<Arc<Notify>>,
+    /// The frame that holds what was last committed, lazy or not.
+    newest: FrameNo,
     _lock: Box<dyn FsLock>,
 }
 
@@ -139,7 +146,16 @@ impl Log {
             options,
         });
         let batch = Batch { buffer: empty_buffer(), urgent: false, touched: Vec::new() };
-        let mut log = Log { shared, batch, segments, first_live, threads: Vec::new(), _lock: lock };
+        let mut log = Log {
+            shared,
+            batch,
+            segments,
+            first_live,
+            threads: Vec::new(),
+            task: None,
+            newest: FrameNo(predecessor.last_frame),
+            _lock: lock,
+        };
         log.start_threads()?;
         Ok((log, recovery))
     }
@@ -202,9 +218,27 @@ impl Log {
     pub fn commit(&mut self, states: impl FnOnce() -> Vec<RecordBuf>) -> FrameNo {
         let covered = self.place(states);
         if covered > self.durable() {
-            self.shared.work.notify_one();
+            self.wake_writer();
         }
         covered
+    }
+
+    fn wake_writer(&self) {
+        self.shared.work.notify_one();
+        if let Some(task) = &self.task {
+            task.notify_one();
+        }
+    }
+
+    /// The frame that holds what was last committed, lazy records included.
+    pub(crate) fn newest(&self) -> FrameNo {
+        self.newest
+    }
+
+    /// What does the work of the threads as a task, for a log without threads: once.
+    pub(crate) fn driver(&mut self) -> Driver {
+        let task = self.task.insert(Arc::new(Notify::new()));
+        Driver::new(self.shared.clone(), task.clone())
     }
 
     /// [`Log::commit`], but if nobody is writing, the calling thread writes and syncs, which saves two wake-ups. Blocks
@@ -302,6 +336,7 @@ impl Log {
         }
         shared.unsynced_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         queue.add(&mut self.batch.buffer, self.batch.urgent);
+        self.newest = FrameNo(queue.open.number);
         let covered = FrameNo(queue.covered);
         drop(queue);
         self.batch.clear();
@@ -364,7 +399,8 @@ impl Log {
             let mut queue = self.shared.queue.lock();
             queue.open.first_live = first_live;
             queue.mark_wanted = true;
-            self.shared.work.notify_one();
+            drop(queue);
+            self.wake_writer();
         }
     }
 
@@ -394,6 +430,7 @@ impl Drop for Log {
     fn drop(&mut self) {
         self.shared.queue.lock().stop = true;
         self.shared.work.notify_all();
+        self.wake_writer();
         for thread in self.threads.drain(..) {
             // A panic of the thread has been reported where it happened.
             let _ = thread.join();

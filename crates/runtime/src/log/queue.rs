@@ -5,7 +5,9 @@
 //! queue and puts it back, so that one frame at a time is written, whichever thread does it.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::fs::{FsFile, SECTOR_BYTES};
 

@@ -7,11 +7,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use tokio::time::Instant;
 
 use crate::fs::Fs;
 
@@ -58,6 +58,13 @@ pub(super) enum Performed {
     Failed,
 }
 
+/// A frame that is written and not synced: a crash may lose or tear it.
+pub(super) struct Written {
+    job: Job,
+    end: u64,
+    before: Before,
+}
+
 /// What a frame was before it was written.
 struct Before {
     payload_bytes: u64,
@@ -90,7 +97,7 @@ impl Shared {
             queue.asleep = wake_at.is_none();
             match wake_at {
                 Some(at) => {
-                    self.work.wait_until(&mut queue, at);
+                    self.work.wait_until(&mut queue, at.into_std());
                 }
                 None => self.work.wait(&mut queue),
             }
@@ -98,8 +105,13 @@ impl Shared {
         }
     }
 
-    /// Writes a frame and publishes that it is durable.
-    pub(super) fn perform(&self, mut job: Job) -> Performed {
+    /// Writes a frame, syncs it and publishes that it is durable.
+    pub(super) fn perform(&self, job: Job) -> Performed {
+        self.write(job).map_or_else(|performed| performed, |written| self.sync(written))
+    }
+
+    /// Writes a frame; what came of it, if that didn't do.
+    pub(super) fn write(&self, mut job: Job) -> Result<Written, Performed> {
         let (segment_end, segment_bytes) = job.writer.extent();
         let before = Before {
             payload_bytes: job.frame.payload_bytes() as u64,
@@ -115,9 +127,18 @@ impl Shared {
             None => Ok(()),
         };
         match rolled.and_then(|()| job.writer.write(&mut job.frame, job.kind)) {
+            Ok(end) => Ok(Written { job, end, before }),
+            Err(WriteError::Full) => Err(self.give_back(job)),
+            Err(WriteError::Fatal(error)) => Err(self.fail(error)),
+        }
+    }
+
+    /// Makes a written frame durable, and says so.
+    pub(super) fn sync(&self, written: Written) -> Performed {
+        let Written { mut job, end, before } = written;
+        match job.writer.sync(&job.frame, end) {
             Ok(()) => self.publish(job, &before),
-            Err(WriteError::Full) => self.give_back(job),
-            Err(WriteError::Fatal(error)) => self.fail(error),
+            Err(error) => self.fail(error),
         }
     }
 

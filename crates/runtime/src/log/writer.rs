@@ -55,8 +55,12 @@ impl Writer {
     }
 
     fn fatal(&self, operation: &'static str, source: io::Error) -> WriteError {
+        WriteError::Fatal(self.fatal_error(operation, source))
+    }
+
+    fn fatal_error(&self, operation: &'static str, source: io::Error) -> FatalError {
         let path = segment::path(&self.dir, self.newest.number);
-        WriteError::Fatal(FatalError { operation, path, source })
+        FatalError { operation, path, source }
     }
 
     /// Begins the next segment.
@@ -72,8 +76,8 @@ impl Writer {
         done.map_err(|source| self.fatal("writing the header", source))
     }
 
-    /// Writes and syncs a frame.
-    pub(super) fn write(&mut self, frame: &mut Frame, kind: Kind) -> Result<(), WriteError> {
+    /// Writes a frame; where it ends. Nothing else may be written before it is synced.
+    pub(super) fn write(&mut self, frame: &mut Frame, kind: Kind) -> Result<u64, WriteError> {
         assert_eq!(frame.number, self.newest.last_frame + 1, "P0: frames become durable in order");
         let end = self.newest.end + padded(frame.buffer.len()) as u64;
         let Some(file) = self.file.as_ref() else {
@@ -90,9 +94,16 @@ impl Writer {
         if let Err(error) = file.write_at(&frame.buffer, self.newest.end) {
             return Err(self.fatal("writing", error));
         }
-        if let Err(error) = file.sync_data() {
-            return Err(self.fatal("syncing", error));
-        }
+        Ok(end)
+    }
+
+    /// Syncs the frame that was written last.
+    pub(super) fn sync(&mut self, frame: &Frame, end: u64) -> Result<(), FatalError> {
+        let synced = match self.file.as_ref() {
+            Some(file) => file.sync_data(),
+            None => Err(io::Error::other("no segment was begun")),
+        };
+        synced.map_err(|source| self.fatal_error("syncing", source))?;
         self.newest.end = end;
         self.newest.last_frame = frame.number;
         self.first_live = frame.first_live;

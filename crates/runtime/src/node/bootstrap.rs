@@ -17,7 +17,8 @@ use crate::api::{Inbox, Order};
 use crate::genesis::Genesis;
 use crate::log::Committed;
 use crate::node::orders::{GENESIS_POLL, identify};
-use crate::node::{Node, serve_peers};
+use crate::env::{Env, Listening};
+use crate::node::{Node, on_peer_port, serve_peers};
 use crate::options::NodeOptions;
 use crate::peers::Network;
 use crate::peers::inbound::PeerService;
@@ -60,19 +61,24 @@ pub(crate) async fn listen<S: StateMachine>(
     network: Arc<Network>,
     inbox: Arc<Inbox<S>>,
     services: Routes,
-) -> Result<tokio::task::JoinHandle<()>, StartError> {
+) -> Result<Listening, StartError> {
     let address = options.listen_peer.clone();
     let listen = |reason: String| StartError::Listen { address: address.clone(), reason };
+    let snapshots = Arc::new(FromNode { inbox, env: options.env.clone() });
+    let routes = on_peer_port(PeerService { network, snapshots }, services);
+    if let Some(machine) = options.env.machine() {
+        return machine.listen(&address, routes).map_err(listen);
+    }
     let parsed = tokio::net::lookup_host(&address).await.map_err(|e| listen(e.to_string()))?.next();
     let parsed = parsed.ok_or_else(|| listen("no such address".to_string()))?;
     let incoming = TcpIncoming::bind(parsed).map_err(|e| listen(e.to_string()))?.with_nodelay(Some(true));
-    let snapshots = Arc::new(FromNode { inbox });
-    Ok(serve_peers(incoming, PeerService { network, snapshots }, services))
+    Ok(serve_peers(incoming, routes))
 }
 
 /// Snapshots come from the node's next turn.
 struct FromNode<S: StateMachine> {
     inbox: Arc<Inbox<S>>,
+    env: Env,
 }
 
 #[tonic::async_trait]
@@ -87,7 +93,7 @@ impl<S: StateMachine> SnapshotSource for FromNode<S> {
         let state = wait.await.map_err(|_| Status::unavailable("the node has stopped"))?;
         let (end, state) = state
             .ok_or_else(|| Status::unavailable(format!("no state of {} at s{at_least} here", life.0)))?;
-        Ok(send_state(state, end))
+        Ok(send_state(&self.env, state, end))
     }
 }
 
@@ -98,8 +104,9 @@ impl<S: StateMachine> Node<S> {
         let options = self.options.clone();
         let inbox = self.inbox.clone();
         let mut stopping = self.network.stopping.subscribe();
-        tokio::spawn(async move {
+        self.env().spawn(async move {
             let found = tokio::select! {
+                biased;
                 found = seek(&options, me) => found,
                 _ = stopping.wait_for(|stop| *stop) => return,
             };
@@ -135,7 +142,7 @@ async fn seek(options: &NodeOptions, me: (NodeId, Incarnation)) -> Result<Genesi
     loop {
         let mut voters = vec![me];
         for node in options.nodes.iter().filter(|node| node.id != me.0) {
-            let Ok(hello) = identify(&node.peer).await else { continue };
+            let Ok(hello) = identify(&options.env, &node.peer).await else { continue };
             if !hello.genesis.is_empty() {
                 return adopt(&hello.genesis, me);
             }

@@ -1,7 +1,5 @@
 //! What a node does now and then: checkpoints and trimming, state hashes, and why it stops voting.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use paxos::ids::{GroupId, NodeId, Slot};
 use paxos::io::Write;
 use paxos::message::{Entry, Payload};
@@ -9,37 +7,17 @@ use paxos::rsm::state_machine::StateMachine;
 use wire::v1;
 
 use crate::api::{Counters, Order, RefusedReason};
-use crate::checkpoint::{self, GroupState};
+use crate::checkpoint::GroupState;
 use crate::genesis::Genesis;
 use crate::node::bootstrap::StartError;
 use crate::node::hosted::DIGEST_SLOTS;
 use crate::node::{Node, SlotEvent, SlotHappening};
 use crate::record::{Life, LogRecord};
 
-/// Priority of work that nobody waits for: the lowest.
-const BACKGROUND: i32 = 19;
 /// Happenings remembered for `explain`.
 const EVENTS_MAX: usize = 16_384;
 /// Segments that a group at rest may hold back before its live records are written again.
 const PINNED_SEGMENTS: usize = 8;
-
-/// From here on this thread, and those that it starts, get what the threads that serve leave over.
-fn yield_to_others() {
-    // Where the system has no priorities of threads, nothing is lost but smoothness.
-    let _may_not = rustix::process::setpriority_process(Some(rustix::thread::gettid()), BACKGROUND);
-}
-
-/// Drops a large value on a thread of its own.
-pub(crate) fn drop_elsewhere<T: Send + 'static>(value: T) {
-    let work = move || {
-        yield_to_others();
-        drop(value);
-    };
-    let spawned = std::thread::Builder::new().name("reaper".into()).spawn(work);
-    if let Err(error) = spawned {
-        tracing::warn!(%error, "no thread to drop on");
-    }
-}
 
 impl<S: StateMachine> Node<S> {
     /// Takes note of a write before it goes to the log.
@@ -63,9 +41,7 @@ impl<S: StateMachine> Node<S> {
         if self.events.len() >= EVENTS_MAX {
             self.events.pop_front();
         }
-        // For people only; the protocol never reads a wall clock.
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+        let unix_ms = self.env().unix_ms();
         self.events.push_back(SlotEvent { group, slot, what, unix_ms });
     }
 
@@ -125,15 +101,14 @@ impl<S: StateMachine> Node<S> {
         let dir = self.options.data_dir.clone();
         let pace = self.options.bounds.checkpoint_bytes_per_s;
         let inbox = self.inbox.clone();
-        let lock = self.identity.lock();
+        let (lock, env) = (self.identity.lock(), self.env().clone());
         let work = move || {
             // Also if the node ends meanwhile, and another one is to begin in this directory.
             let _held = lock;
-            yield_to_others();
-            let outcome = checkpoint::write(&dir, states, pace).map_err(|e| e.to_string());
-            inbox.order(Order::Checkpointed(outcome.map(|_| ends)));
+            let outcome = env.write_checkpoint(&dir, states, pace).map_err(|e| e.to_string());
+            inbox.order(Order::Checkpointed(outcome.map(|()| ends)));
         };
-        if let Err(error) = std::thread::Builder::new().name("checkpoint".into()).spawn(work) {
+        if let Err(error) = self.env().behind("checkpoint", work) {
             tracing::error!(%error, "no thread for a checkpoint");
             self.checkpointing = false;
         }
@@ -193,7 +168,7 @@ impl<S: StateMachine> Node<S> {
             let life = (group, generation);
             self.lives.is_hosted(life).then(|| self.newborn(genesis, life))
         };
-        let found = checkpoint::load(&self.options.data_dir, fresh)?;
+        let found = self.env().load_checkpoint(&self.options.data_dir, fresh)?;
         Ok(found.into_iter().map(|s| (s.group, (s.applied_end, s.state))).collect())
     }
 

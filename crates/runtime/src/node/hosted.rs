@@ -12,6 +12,7 @@ use paxos::rsm::batch::BatchBuilder;
 use paxos::rsm::state_machine::{RequestId, StateMachine};
 
 use crate::api::{CallResult, LogView, Refused, RefusedReason, ReplicaStatus, Sink, SlotView};
+use crate::env::Env;
 use crate::node::timers::Timers;
 use crate::node::waiters::Waiters;
 use crate::record::Life;
@@ -45,6 +46,7 @@ pub(crate) struct PendingRead<S: StateMachine> {
 
 /// A replica with everything around it that isn't shared between replicas.
 pub(crate) struct Hosted<S: StateMachine> {
+    pub(crate) env: Env,
     pub(crate) life: Life,
     pub(crate) replica: Replica<Payload>,
     pub(crate) machine: S,
@@ -78,14 +80,16 @@ pub(crate) struct Hosted<S: StateMachine> {
 
 impl<S: StateMachine> Hosted<S> {
     pub(crate) fn new(
+        env: Env,
         life: Life,
         replica: Replica<Payload>,
         machine: S,
         durable_end: Slot,
-        now: Moment,
-    ) -> Self {
+        ) -> Self {
+        let now = env.now();
         let time_base = (machine.log_time(), now);
         Hosted {
+            env,
             life,
             replica,
             machine,
@@ -245,7 +249,7 @@ impl<S: StateMachine> Hosted<S> {
             log_bytes: self.replica.log().bytes(),
             state_bytes: self.machine.state_bytes(),
             log_time: self.machine.log_time().0,
-            idle_ms: crate::clock::now().0.saturating_sub(self.time_base.1.0) / 1000,
+            idle_ms: self.env.now().0.saturating_sub(self.time_base.1.0) / 1000,
             voters: self.replica.voters().iter().collect(),
             state_hash: self.machine.state_hash(),
             counts: self.machine.counts(),

@@ -34,7 +34,7 @@ impl Link {
     pub(crate) fn open(&self, network: &Arc<Network>) {
         for outbox in [&self.control, &self.bulk] {
             let address = self.address.subscribe();
-            tokio::spawn(outbound::keep_sending(network.clone(), self.peer, address, outbox.clone()));
+            network.env.spawn(outbound::keep_sending(network.clone(), self.peer, address, outbox.clone()));
         }
     }
 

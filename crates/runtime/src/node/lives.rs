@@ -13,12 +13,10 @@ use paxos::replica::{Config, FIRST_SLOT, Recovered, Replica};
 use paxos::rsm::state_machine::StateMachine;
 
 use crate::api::RefusedReason;
-use crate::clock;
 use crate::genesis::Genesis;
 use crate::hosting::{Birth, HostAnswer, HostError, HostSpec};
 use crate::log::options::FrameNo;
 use crate::node::Node;
-use crate::node::care::drop_elsewhere;
 use crate::node::hosted::Hosted;
 use crate::record::{Life, LogRecord, Replayed, ReplayedGroup};
 
@@ -58,6 +56,7 @@ impl<S: StateMachine> Node<S> {
             let trimmed_end = trimmed_end.max(FIRST_SLOT);
             let recovered = Recovered { durable, state_end, trimmed_end, restarted };
             let hosted = self.raise(life, &voters, recovered, machine);
+            self.tell(|observer, me| observer.recovered(me, life, &hosted.replica, restarted));
             self.hosted.push(hosted);
         }
         // What else the log holds is of lives that are over.
@@ -81,7 +80,7 @@ impl<S: StateMachine> Node<S> {
             limits: self.options.limits.clone(),
         });
         let durable_end = recovered.state_end.max(recovered.trimmed_end);
-        Hosted::new(life, Replica::recover(config, recovered), machine, durable_end, clock::now())
+        Hosted::new(self.env().clone(), life, Replica::recover(config, recovered), machine, durable_end)
     }
 
     /// The first state of a group.
@@ -166,7 +165,7 @@ impl<S: StateMachine> Node<S> {
         self.log.release(group, hosted.life.1, Slot(u64::MAX));
         self.network.forget_promises(group);
         self.events.retain(|event| event.group != group);
-        drop_elsewhere(hosted);
+        self.env().drop_elsewhere(hosted);
         // The next one is without it.
         self.begin_checkpoint();
     }
@@ -199,6 +198,7 @@ impl<S: StateMachine> Node<S> {
             restarted: false,
         };
         let hosted = self.raise(life, voters, recovered, machine);
+        self.tell(|observer, me| observer.recovered(me, life, &hosted.replica, false));
         let index = self.hosted.partition_point(|other| other.life < life);
         self.hosted.insert(index, hosted);
         self.step(index, Input::Start);

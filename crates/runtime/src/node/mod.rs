@@ -13,6 +13,7 @@ mod reads;
 mod timers;
 mod turn;
 mod waiters;
+mod watched;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -29,8 +30,7 @@ use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tonic::service::Routes;
 
 use crate::api::{Dues, Handle, Inbox, LinkFaults, Shared};
-use crate::clock;
-use crate::fs::RealFs;
+use crate::env::{Env, Listening};
 use crate::genesis::Genesis;
 use crate::hosting::Birth;
 use crate::log::Log;
@@ -40,6 +40,7 @@ use crate::node::hosted::Hosted;
 use crate::node::links::Link;
 use crate::node::lives::Settling;
 use crate::node::turn::AfterSync;
+use crate::node::watched::Watched;
 use crate::options::NodeOptions;
 use crate::peers::{Arrivals, Myself, Network, inbound};
 use crate::record::{Life, Lives, LogRecord, NODE, Replayed};
@@ -83,6 +84,8 @@ pub(crate) struct Node<S: StateMachine> {
     /// Messages of steps since the last commit, by replica.
     uncommitted: Vec<(Life, Vec<Envelope<Payload>>)>,
     after_sync: VecDeque<AfterSync>,
+    /// What an observer is told when it is durable.
+    watched: Watched,
     luck: rand::rngs::SmallRng,
     /// Why this node doesn't vote any more.
     condition: Option<String>,
@@ -119,10 +122,14 @@ pub async fn start_with<S: StateMachine>(
     machine: impl Fn(&Birth<'_>) -> S + Send + Sync + 'static,
     services: Routes,
 ) -> Result<Handle<S>, StartError> {
-    let started = clock::now();
+    let env = options.env.clone();
+    let started = env.now();
     options.validate().map_err(StartError::Options)?;
     let factory: Factory<S> = Arc::new(machine);
-    let identity = crate::identity::Identity::open(&options.data_dir, options.node)?;
+    let identity = {
+        let fresh = paxos::ids::Incarnation(env.draw());
+        crate::identity::Identity::open_on(env.fs(), &options.data_dir, options.node, fresh)?
+    };
     let inbox = Arc::new(Inbox {
         calls: Default::default(),
         orders: Mutex::new(Some(VecDeque::new())),
@@ -132,10 +139,14 @@ pub async fn start_with<S: StateMachine>(
         let inbox = inbox.clone();
         Arc::new(move || inbox.wake.notify_one())
     };
-    let (log, replayed) = open_log(&options, &identity, wake.clone())?;
+    let (mut log, replayed) = open_log(&options, &identity, wake.clone())?;
+    if let Some(machine) = env.machine() {
+        env.spawn(log.driver().run(machine.clone()));
+    }
     let first_frame = log.durable();
     let myself = Myself { node: options.node, incarnation: identity.incarnation(), boot: identity.boot() };
     let network = Arc::new(Network {
+        env: env.clone(),
         myself,
         genesis: Default::default(),
         later: Default::default(),
@@ -156,7 +167,7 @@ pub async fn start_with<S: StateMachine>(
     });
     let dues = Arc::new(Dues::default());
     let handle = Handle { inbox: inbox.clone(), dues: dues.clone(), shared: shared.clone() };
-    let server = bootstrap::listen(&options, network.clone(), inbox.clone(), services).await?;
+    let port = bootstrap::listen(&options, network.clone(), inbox.clone(), services).await?;
     let links = options
         .nodes
         .iter()
@@ -178,7 +189,8 @@ pub async fn start_with<S: StateMachine>(
         links,
         uncommitted: Vec::new(),
         after_sync: VecDeque::new(),
-        luck: rand::make_rng(),
+        watched: Watched::default(),
+        luck: env.luck(),
         condition: None,
         faulty: false,
         stopping: None,
@@ -201,9 +213,9 @@ pub async fn start_with<S: StateMachine>(
         (None, Some(_)) => return Err(StartError::LogLost(node.options.data_dir.join("log"))),
         (None, None) => node.seek_genesis(),
     }
-    tokio::spawn(async move {
+    env.spawn(async move {
         node.live().await;
-        server.abort();
+        drop(port);
     });
     Ok(handle)
 }
@@ -215,13 +227,23 @@ fn open_log(
 ) -> Result<(Log, Replayed), StartError> {
     let mut replayed = Replayed::default();
     let mut malformed = None;
-    let hooks = Hooks { waker: Box::new(move || wake()), on_fatal: Box::new(log_options::abort) };
+    let env = options.env.clone();
+    let on_fatal = {
+        let env = env.clone();
+        move |error: crate::log::error::FatalError| match env.machine() {
+            None => log_options::abort(error),
+            Some(machine) => machine.end(&error.to_string()),
+        }
+    };
+    let hooks = Hooks { waker: Box::new(move || wake()), on_fatal: Box::new(on_fatal) };
     let wanted = LogOptions {
         segment_bytes: options.bounds.segment_bytes,
+        threads: env.machine().is_none(),
+        salt_seed: env.machine().map(|machine| machine.luck()),
         ..LogOptions::new(identity.incarnation().0)
     };
     let dir: PathBuf = options.data_dir.join("log");
-    let (log, recovery) = Log::open(Arc::new(RealFs), &dir, wanted, hooks, &mut |_, record| {
+    let (log, recovery) = Log::open(env.fs(), &dir, wanted, hooks, &mut |_, record| {
         if let Err(error) = replayed.replay((record.group, record.generation), record.bytes) {
             malformed.get_or_insert(error);
         }
@@ -253,11 +275,15 @@ impl<S: StateMachine> Node<S> {
         self.end();
     }
 
+    pub(crate) fn env(&self) -> &Env {
+        &self.options.env
+    }
+
     fn next_due(&self) -> Duration {
-        let now = clock::now();
+        let now = self.env().now();
         let due = self.hosted.iter().filter_map(|h| h.timers.next()).min();
         let idle = if self.stopping.is_some() { 5_000 } else { 1_000_000 };
-        Duration::from_micros(due.map_or(idle, |due| due.0.saturating_sub(now.0).min(idle)))
+        self.env().until(due.map_or(idle, |due| due.0.saturating_sub(now.0).min(idle)))
     }
 
     /// Genesis is known: the replicas come to life. A founder's options must be those that it helped to make the cluster with.
@@ -338,24 +364,36 @@ fn state_records<S: StateMachine>(
     first.into_iter().chain(lives.records()).chain(states).map(record).collect()
 }
 
-pub(crate) fn serve_peers(
-    listener: tonic::transport::server::TcpIncoming,
-    service: inbound::PeerService,
-    services: Routes,
-) -> tokio::task::JoinHandle<()> {
+/// The services on the port of peers.
+pub(crate) fn on_peer_port(service: inbound::PeerService, services: Routes) -> Routes {
     let service = wire::v1::peer_server::PeerServer::new(service)
         .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
-    tokio::spawn(async move {
+    services.add_service(service)
+}
+
+/// Serves a port over TCP until what is returned is dropped.
+pub(crate) fn serve_peers(incoming: tonic::transport::server::TcpIncoming, routes: Routes) -> Listening {
+    let serving = tokio::spawn(async move {
         let server = tonic::transport::Server::builder()
             .initial_stream_window_size(8 << 20)
             .initial_connection_window_size(16 << 20)
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
-            .add_routes(services.add_service(service))
-            .serve_with_incoming(listener)
+            .add_routes(routes)
+            .serve_with_incoming(incoming)
             .await;
         if let Err(error) = server {
             tracing::error!(%error, "peer port ended");
         }
-    })
+    });
+    Listening::new(EndsWith(serving))
+}
+
+/// Ends a task when it is dropped.
+struct EndsWith(tokio::task::JoinHandle<()>);
+
+impl Drop for EndsWith {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }

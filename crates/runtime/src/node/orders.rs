@@ -7,8 +7,7 @@ use paxos::io::Input;
 use paxos::rsm::state_machine::StateMachine;
 
 use crate::api::{LogView, NodeStatus, Order, RefusedReason};
-use crate::clock;
-use crate::node::care::drop_elsewhere;
+use crate::env::Env;
 use crate::node::links::Link;
 use crate::node::{Node, SlotHappening};
 use crate::peers::outbound;
@@ -65,7 +64,7 @@ impl<S: StateMachine> Node<S> {
             incarnation: self.identity.incarnation(),
             cluster: self.genesis.as_ref().map(|g| g.cluster),
             boot: self.identity.boot(),
-            uptime_ms: (clock::now().0 - self.started.0) / 1000,
+            uptime_ms: self.env().now().0.saturating_sub(self.started.0) / 1000,
             replicas: self.hosted.iter().map(|h| h.status(stopped)).collect(),
             log_disk_bytes: self.log.disk_bytes(),
             condition: self
@@ -138,7 +137,7 @@ impl<S: StateMachine> Node<S> {
         }
         tracing::info!(group = %life.0, %from, %at_least, "fetching a snapshot");
         let (network, inbox) = (self.network.clone(), self.inbox.clone());
-        tokio::spawn(async move {
+        self.env().spawn(async move {
             let outcome = snapshot::fetch(&network, &address, from, life, at_least, fresh).await;
             inbox.order(Order::Fetched { life, outcome });
         });
@@ -146,8 +145,8 @@ impl<S: StateMachine> Node<S> {
 
     fn on_fetched(&mut self, life: Life, outcome: Result<(Slot, S), String>) {
         // Dropping a large state takes long; not here.
-        let Some(index) = self.index_of_life(life) else { return drop_elsewhere(outcome) };
-        let group = life.0;
+        let Some(index) = self.index_of_life(life) else { return self.env().drop_elsewhere(outcome) };
+        let (group, now) = (life.0, self.env().now());
         let hosted = &mut self.hosted[index];
         hosted.fetching = false;
         let (end, machine) = match outcome {
@@ -158,8 +157,8 @@ impl<S: StateMachine> Node<S> {
         if end < needed {
             return tracing::info!(%group, %end, %needed, "a snapshot came too late");
         }
-        let old = hosted.install(machine, clock::now());
-        drop_elsewhere(old);
+        let old = hosted.install(machine, now);
+        self.env().drop_elsewhere(old);
         crate::api::Counters::add(&self.shared.counters.snapshots, 1);
         self.step(index, Input::Installed(end));
         self.begin_checkpoint();
@@ -169,7 +168,7 @@ impl<S: StateMachine> Node<S> {
         match &mut self.stopping {
             Some((_, waiting)) => waiting.push(answer),
             None => {
-                self.stopping = Some((clock::now().plus(STOP_US), vec![answer]));
+                self.stopping = Some((self.env().now().plus(STOP_US), vec![answer]));
                 for index in 0..self.hosted.len() {
                     if self.hosted[index].can_hand_over() {
                         self.step(index, Input::Transfer(None));
@@ -185,7 +184,7 @@ impl<S: StateMachine> Node<S> {
         let leads = self.hosted.iter().any(Hosted::can_hand_over);
         let waits = !self.after_sync.is_empty() || !self.settling.is_empty();
         let busy = leads || waits || self.hosted.iter().any(Hosted::has_callers);
-        !busy || clock::now() >= *until
+        !busy || self.env().now() >= *until
     }
 
     /// The last words: who still waits is told, streams end, and the log is closed.
@@ -215,8 +214,8 @@ use crate::node::hosted::Hosted;
 pub(crate) const GENESIS_POLL: Duration = Duration::from_millis(20);
 
 /// Asks a peer who it is.
-pub(crate) async fn identify(address: &str) -> Result<wire::v1::PeerHello, String> {
-    let mut client = outbound::connect(address).await?;
+pub(crate) async fn identify(env: &Env, address: &str) -> Result<wire::v1::PeerHello, String> {
+    let mut client = outbound::connect(env, address).await?;
     let asked = tokio::time::timeout(Duration::from_secs(1), client.identify(wire::v1::IdentifyRequest {}));
     let hello = asked.await.map_err(|_| "no answer".to_string())?;
     Ok(hello.map_err(|e| e.message().to_string())?.into_inner())

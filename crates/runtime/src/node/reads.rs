@@ -57,7 +57,7 @@ impl<S: StateMachine> Hosted<S> {
     fn answer(&self, read: PendingRead<S>) {
         if S::is_long(&read.query) {
             let machine = self.machine.clone();
-            tokio::task::spawn_blocking(move || answer_from(&machine, &read));
+            self.env.aside(move || answer_from(&machine, &read));
         } else {
             answer_from(&self.machine, &read);
         }
@@ -73,7 +73,7 @@ impl<S: StateMachine> Hosted<S> {
         }
         let long = S::is_long(&read.query);
         let found = (!long).then(|| self.machine.query(&read.query));
-        if crate::clock::now() >= until {
+        if self.env.now() >= until {
             return Err(read);
         }
         let PendingRead { query, caller } = read;

@@ -15,11 +15,9 @@ use paxos::trace;
 use wire::v1;
 
 use crate::api::{Call, Counters, ReadConsistency, Refused, RefusedReason, Submitted};
-use crate::clock;
 use crate::log::options::FrameNo;
 use crate::node::Node;
-use crate::node::care::drop_elsewhere;
-use crate::node::hosted::{Caller, PendingRead, Queued};
+use crate::node::hosted::{Caller, Hosted, PendingRead, Queued};
 use crate::peers::Arrival;
 use crate::peers::inbound::vouched_for;
 use crate::record::{Life, LogRecord, slot_of};
@@ -95,8 +93,15 @@ impl<S: StateMachine> Node<S> {
             return;
         }
         let traced = self.trace_input(index, &input);
-        let now = clock::now();
+        let now = self.env().now();
+        // Kept for who watches.
+        let watched = self.env().observer().is_some().then(|| input.clone());
         let out = self.hosted[index].replica.step(now, input);
+        if let Some(input) = watched {
+            let Hosted { life, replica, .. } = &self.hosted[index];
+            self.tell(|observer, me| observer.stepped(me, *life, now, &input, replica, &out));
+            self.watched.made(*life, &out.writes);
+        }
         if traced {
             self.trace_output(index, &out);
         }
@@ -123,8 +128,12 @@ impl<S: StateMachine> Node<S> {
             self.note_applied(group, &chosen);
             Counters::add(&self.shared.counters.applied, chosen.len() as u64);
             self.hosted[index].apply(&chosen, now);
+            self.tell(|observer, me| {
+                let Hosted { life, machine, .. } = &self.hosted[index];
+                observer.applied(me, *life, chosen[0].0, &chosen, machine.state_hash());
+            });
             if let Some(discarded) = self.hosted[index].machine.discarded() {
-                drop_elsewhere(discarded);
+                self.env().drop_elsewhere(discarded);
             }
             self.hand_on_due(index);
             self.hosted[index].ask_again();
@@ -193,6 +202,7 @@ impl<S: StateMachine> Node<S> {
         loop {
             let durable = self.log.durable();
             self.shared.counters.syncs.store(durable.0 - self.first_frame.0, Ordering::Relaxed);
+            self.tell_durable(durable);
             let Some(front) = self.after_sync.front() else { break };
             if front.frame > durable {
                 break;
@@ -200,6 +210,7 @@ impl<S: StateMachine> Node<S> {
             let Some(AfterSync { replica, envelopes, .. }) = self.after_sync.pop_front() else { break };
             // What a replica said that was dropped meanwhile is for nobody any more.
             if let Some(index) = self.index_of_life(replica) {
+                self.tell(|observer, me| observer.released(me, replica, &envelopes));
                 self.send(index, envelopes);
             }
         }
@@ -247,7 +258,7 @@ impl<S: StateMachine> Node<S> {
             Some(0) => outbox.push(envelope, bytes_max),
             Some(ms) => {
                 let outbox = outbox.clone();
-                tokio::spawn(async move {
+                self.env().spawn(async move {
                     tokio::time::sleep(std::time::Duration::from_millis(u64::from(ms))).await;
                     outbox.push(envelope, bytes_max);
                 });
@@ -343,7 +354,7 @@ impl<S: StateMachine> Node<S> {
     }
 
     fn fire_timers(&mut self) {
-        let now = clock::now();
+        let now = self.env().now();
         for index in 0..self.hosted.len() {
             while let Some(timer) = self.hosted[index].timers.expired(now) {
                 self.step(index, Input::Expired(timer));
@@ -372,7 +383,7 @@ impl<S: StateMachine> Node<S> {
             while self.hosted[index].replica.can_propose()
                 && self.hosted[index].replica.in_flight() < pipeline
             {
-                let (bytes, now) = (self.options.bounds.batch_bytes, clock::now());
+                let (bytes, now) = (self.options.bounds.batch_bytes, self.env().now());
                 let Some((batch, requests)) = self.hosted[index].cut_batch(bytes, now) else { break };
                 Counters::add(&self.shared.counters.batches, 1);
                 Counters::add(&self.shared.counters.requests, requests as u64);
@@ -385,6 +396,7 @@ impl<S: StateMachine> Node<S> {
     pub(crate) fn commit(&mut self) -> FrameNo {
         let (genesis, lives, hosted) = (self.genesis.as_ref(), &self.lives, &self.hosted);
         let frame = self.log.commit(|| super::state_records(genesis, lives, hosted));
+        self.watched.committed(self.log.newest());
         for (replica, envelopes) in std::mem::take(&mut self.uncommitted) {
             self.after_sync.push_back(AfterSync { frame, replica, envelopes });
         }

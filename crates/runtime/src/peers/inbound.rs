@@ -6,6 +6,7 @@ use std::sync::Arc;
 use paxos::codec;
 use paxos::ids::{Ballot, Generation, GroupId, NodeId};
 use paxos::message::{Envelope, Message, Payload};
+use rand::RngExt;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 use wire::v1;
@@ -41,7 +42,8 @@ impl Peer for PeerService {
         let (answer, answers) = tokio::sync::mpsc::channel(1);
         let greeting = self.network.hello(Some(peer));
         let network = self.network.clone();
-        tokio::spawn(async move {
+        let env = self.network.env.clone();
+        env.spawn(async move {
             // The answer stream stays open as long as this end reads.
             if answer.send(Ok(greeting)).await.is_ok() {
                 read_frames(&network, peer, frames).await;
@@ -73,6 +75,7 @@ async fn read_frames(network: &Network, peer: NodeId, mut frames: Streaming<v1::
     let mut stopping = network.stopping.subscribe();
     loop {
         let frame = tokio::select! {
+            biased;
             frame = frames.message() => frame,
             _ = stopping.wait_for(|stop| *stop) => return,
         };
@@ -108,7 +111,7 @@ pub(crate) fn take(network: &Network, peer: NodeId, frame: v1::PeerFrame) -> Res
     let mut arrivals = Vec::with_capacity(frame.envelopes.len());
     let mut bytes = 0;
     for envelope in frame.envelopes {
-        let lost = loss > 0 && rand::random_range(0..100) < loss;
+        let lost = loss > 0 && network.env.luck().random_range(0..100) < loss;
         if lost {
             continue;
         }

@@ -154,6 +154,7 @@ pub(crate) struct Myself {
 
 /// What all links of a node share.
 pub(crate) struct Network {
+    pub(crate) env: crate::env::Env,
     pub(crate) myself: Myself,
     pub(crate) genesis: Mutex<Option<crate::genesis::Genesis>>,
     /// Nodes that Genesis doesn't name and that this one was told of. An id never changes its data directory.

@@ -8,10 +8,12 @@ use std::time::Duration;
 use paxos::ids::{Ballot, Generation, GroupId, NodeId};
 use tokio::sync::watch;
 use tokio_stream::Stream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
+use wire::channel::Channel;
 use wire::v1;
 use wire::v1::peer_client::PeerClient;
 
+use crate::env::Env;
 use crate::peers::{Network, Outbox};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -36,9 +38,16 @@ impl Stream for Frames {
 }
 
 /// A connection to a peer port, tuned for frames of a megabyte.
-pub(crate) async fn connect(address: &str) -> Result<PeerClient<Channel>, String> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| e.to_string())?;
-    let channel = endpoint
+pub(crate) async fn connect(env: &Env, address: &str) -> Result<PeerClient<Channel>, String> {
+    let channel = env.connect(address, tuned).await.map_err(|e| e.to_string())?;
+    let client = PeerClient::new(channel);
+    Ok(client
+        .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(wire::MESSAGE_BYTES_MAX))
+}
+
+fn tuned(endpoint: Endpoint) -> Endpoint {
+    endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .initial_stream_window_size(8 << 20)
@@ -46,13 +55,6 @@ pub(crate) async fn connect(address: &str) -> Result<PeerClient<Channel>, String
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(5))
         .keep_alive_while_idle(true)
-        .connect()
-        .await
-        .map_err(|e| e.to_string())?;
-    let client = PeerClient::new(channel);
-    Ok(client
-        .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(wire::MESSAGE_BYTES_MAX))
 }
 
 /// Keeps one stream to `peer` alive until the outbox is closed; a new one when its address changes.
@@ -67,6 +69,7 @@ pub(crate) async fn keep_sending(
         let began = tokio::time::Instant::now();
         let present = address.borrow_and_update().clone();
         tokio::select! {
+            biased;
             ended = send_once(&network, peer, &present, &outbox) => {
                 if let Err(reason) = ended {
                     tracing::debug!(%peer, %reason, "link ended");
@@ -89,7 +92,7 @@ async fn send_once(
     address: &str,
     outbox: &Arc<Outbox>,
 ) -> Result<(), String> {
-    let mut client = connect(address).await?;
+    let mut client = connect(&network.env, address).await?;
     outbox.set_connected(true);
     let frames = Frames { hello: Some(network.hello(Some(peer))), outbox: outbox.clone() };
     let mut answers = client.connect(frames).await.map_err(|e| e.message().to_string())?.into_inner();

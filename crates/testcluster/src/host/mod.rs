@@ -1,15 +1,22 @@
-//! How a node lives: on a thread of this process, or as a process of its own. Both are started, paused and crashed alike.
+//! How a node lives: on a thread of this process, as a process of its own, or on a simulated machine. All are started, paused
+//! and crashed alike.
 
 pub(crate) mod process;
+pub(crate) mod sim;
 pub(crate) mod thread;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use client::{Access, Dialer};
 use kvserver::server::config::Config;
 use kvserver::server::{ServeError, serve};
 
 use process::Process;
+use sim::Simulated;
+use simulated::World;
+use tempfile::TempDir;
 use thread::{Thread, Way};
 
 /// The variable that names the `kvserver` of mode Process.
@@ -19,23 +26,55 @@ pub const BINARY_VARIABLE: &str = "SYNOD_KVSERVER";
 pub(crate) const PORT_TRIES: u32 = 50;
 pub(crate) const PORT_PAUSE: Duration = Duration::from_millis(20);
 
+/// What holds the data of all nodes.
+pub(crate) enum Dir {
+    Real(TempDir),
+    /// The same on each simulated disk.
+    Simulated(PathBuf),
+}
+
+impl Dir {
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Dir::Real(dir) => dir.path(),
+            Dir::Simulated(path) => path,
+        }
+    }
+}
+
 /// Where nodes live.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Place {
     Threads,
+    World(World),
     Processes { binary: PathBuf },
+}
+
+impl Place {
+    /// How its nodes are reached.
+    pub(crate) fn access(&self) -> Access {
+        match self {
+            Place::Threads | Place::Processes { .. } => Access::default(),
+            Place::World(world) => {
+                let dialer = Some(Dialer(Arc::new(world.outside())));
+                Access { dialer, ..Access::default() }
+            }
+        }
+    }
 }
 
 /// A node that runs.
 pub(crate) enum Host {
     Thread(Thread),
     Process(Process),
+    Simulated(Simulated),
 }
 
 impl Host {
     /// Starts a node; returns when its ports are open.
-    pub(crate) fn start(place: &Place, config: &Config) -> Result<Host, String> {
+    pub(crate) async fn start(place: &Place, config: &Config) -> Result<Host, String> {
         match place {
+            Place::World(world) => Simulated::start(world, config).await.map(Host::Simulated),
             Place::Threads => start_thread(config).map(Host::Thread),
             Place::Processes { binary } => Process::start(binary, config).map(Host::Process),
         }
@@ -46,6 +85,7 @@ impl Host {
         match self {
             Host::Thread(thread) => thread.pause(),
             Host::Process(process) => process.pause(),
+            Host::Simulated(node) => node.pause(),
         }
     }
 
@@ -53,6 +93,7 @@ impl Host {
         match self {
             Host::Thread(thread) => thread.resume(),
             Host::Process(process) => process.resume(),
+            Host::Simulated(node) => node.resume(),
         }
     }
 
@@ -61,6 +102,7 @@ impl Host {
         match self {
             Host::Thread(thread) => thread.ended(),
             Host::Process(process) => process.ended(),
+            Host::Simulated(node) => node.ended(),
         }
     }
 
@@ -69,14 +111,16 @@ impl Host {
         match self {
             Host::Thread(thread) => thread.end(Way::Crash),
             Host::Process(process) => drop(process),
+            Host::Simulated(node) => drop(node),
         }
     }
 
     /// Ends it in good order.
-    pub(crate) fn stop(self) {
+    pub(crate) async fn stop(self) {
         match self {
             Host::Thread(thread) => thread.end(Way::Stop),
             Host::Process(process) => process.stop(),
+            Host::Simulated(node) => node.stop().await,
         }
     }
 }

@@ -62,7 +62,7 @@ impl AccessFiles {
             }
         };
         let token = self.token_file.as_deref().map(token).transpose()?;
-        let access = Access { tls, token };
+        let access = Access { tls, token, dialer: None };
         access.check().map_err(|error| Failure::usage(error.message).at("TLS"))?;
         Ok(access)
     }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use paxos::ids::NodeId;
 use paxos::limits::Limits;
+use runtime::env::Env;
 use runtime::options::{Bounds, NodeAddress, NodeOptions};
 use shardmaster::ids::SHARDMASTER;
 
@@ -243,8 +244,8 @@ impl Config {
         Ok(())
     }
 
-    /// What the node below is started with; `genesis` is the replicated part.
-    pub fn node_options(&self, genesis: Vec<u8>) -> NodeOptions {
+    /// What the node below is started with in `env`; `genesis` is the replicated part.
+    pub fn node_options(&self, env: Env, genesis: Vec<u8>) -> NodeOptions {
         let nodes =
             self.nodes.iter().map(|entry| NodeAddress { id: NodeId(entry.id), peer: entry.peer.clone() });
         let founders = self.nodes.iter().map(|entry| NodeId(entry.id));
@@ -259,6 +260,7 @@ impl Config {
             genesis,
             limits: self.limits.clone(),
             bounds: self.bounds.clone(),
+            env,
         }
     }
 
