@@ -59,6 +59,7 @@ fn violation(property: &'static str, detail: String) -> Result<(), Violation> {
 /// All checkers of a run.
 pub struct Checkers {
     p4: P4,
+    p6: P6,
     others: Vec<Box<dyn Checker>>,
     reference: Reference,
     /// Slots chosen so far.
@@ -76,14 +77,20 @@ impl Checkers {
             Box::<P2>::default(),
             Box::<P3>::default(),
             Box::<P5>::default(),
-            Box::<P6>::default(),
             Box::<P8>::default(),
             Box::<P9>::default(),
             // What takes longest, and what the others explain better, come last.
             Box::<P7>::default(),
             Box::<P10>::default(),
         ];
-        Checkers { p4: P4::default(), others, reference: Reference::new(genesis), chosen: 0, moves: 0 }
+        Checkers {
+            p4: P4::default(),
+            p6: P6::default(),
+            others,
+            reference: Reference::new(genesis),
+            chosen: 0,
+            moves: 0,
+        }
     }
 
     /// With one more.
@@ -116,9 +123,10 @@ impl Checkers {
         Ok(())
     }
 
-    /// What is under way as far as the logs tell: transactions, shards on their way.
+    /// What is under way as far as the logs tell: transactions, shards on their way, entries that
+    /// a replica lacks.
     pub fn unrest(&self) -> Option<String> {
-        self.reference.unrest()
+        self.reference.unrest().or_else(|| self.p6.lacks(&self.groups()))
     }
 
     /// The groups that serve shards, and the shardmaster's.
@@ -127,6 +135,7 @@ impl Checkers {
     }
 
     fn tell(&mut self, seen: &Observation<'_>) -> Result<(), Violation> {
+        self.p6.observe(seen)?;
         self.others.iter_mut().try_for_each(|checker| checker.observe(seen))
     }
 }

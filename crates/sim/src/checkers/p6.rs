@@ -1,7 +1,7 @@
 //! P6: a chosen entry survives crashes: what a disk was known to hold is there when its replica comes back, and at the end every
 //! replica that lives has applied all that was ever chosen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use paxos::durable::Durable;
 use paxos::ids::Slot;
@@ -44,6 +44,17 @@ fn lost(disk: &Durable<Payload>, replica: &Replica<Payload>) -> Option<String> {
     None
 }
 
+impl P6 {
+    /// The first replica of these groups that lives and hasn't applied all that is chosen.
+    pub fn lacks(&self, groups: &BTreeSet<GroupRef>) -> Option<String> {
+        // A group that left needn't have been told of its last slots everywhere.
+        self.applied_end.iter().filter(|(at, _)| groups.contains(&at.group)).find_map(|(at, applied)| {
+            let chosen = self.chosen_end.get(&at.group).copied().unwrap_or_default();
+            (*applied < chosen).then(|| format!("{at} has applied up to {applied}, and {chosen} is chosen"))
+        })
+    }
+}
+
 impl Checker for P6 {
     fn observe(&mut self, seen: &Observation<'_>) -> Result<(), Violation> {
         match *seen {
@@ -72,18 +83,9 @@ impl Checker for P6 {
                 self.chosen_end.insert(group, slot.next());
                 Ok(())
             }
-            Observation::Ended(ending) if ending.rest.is_ok() => {
-                // A group that left needn't have been told of its last slots everywhere.
-                let there = self.applied_end.iter().filter(|(at, _)| ending.groups.contains(&at.group));
-                for (at, applied) in there {
-                    let chosen = self.chosen_end.get(&at.group).copied().unwrap_or_default();
-                    if *applied < chosen {
-                        let detail = format!("at rest {at} has applied up to {applied}, {chosen} is chosen");
-                        return violation("P6", detail);
-                    }
-                }
-                Ok(())
-            }
+            Observation::Ended(ending) => self
+                .lacks(&ending.groups)
+                .map_or(Ok(()), |what| violation("P6", format!("at the end {what}"))),
             _ => Ok(()),
         }
     }
