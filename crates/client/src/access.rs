@@ -5,10 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tonic::codegen::StdError;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::codegen::StdError;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 use wire::channel::{Channel, Dial};
@@ -263,8 +263,7 @@ mod tests {
     fn secrets_are_not_shown() {
         let token = Token::new("a-secret-of-the-team").unwrap();
         let identity = Identity { cert: b"cert".to_vec(), key: b"a-secret-key".to_vec() };
-        let access =
-            Access {
+        let access = Access {
             tls: Some(Tls { ca: Vec::new(), identity: Some(identity) }),
             token: Some(token),
             dialer: None,
@@ -275,10 +274,8 @@ mod tests {
 
     #[test]
     fn what_isnt_a_certificate_is_refused_before_any_connection() {
-        let tls = |ca: &[u8]| Access {
-            tls: Some(Tls { ca: ca.to_vec(), identity: None }),
-            ..Access::default()
-        };
+        let tls =
+            |ca: &[u8]| Access { tls: Some(Tls { ca: ca.to_vec(), identity: None }), ..Access::default() };
         assert_eq!(tls(b"nothing").check().unwrap_err().kind, ErrorKind::Invalid);
         assert_eq!(Access::default().check(), Ok(()));
     }

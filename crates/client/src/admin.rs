@@ -62,16 +62,13 @@ impl Access {
 }
 
 async fn channel(endpoint: &str, timeout: Duration, access: &Access) -> Result<Channel, Error> {
-    let tuned =
-        |target: Endpoint| target.connect_timeout(timeout).timeout(timeout).tcp_nodelay(true);
+    let tuned = |target: Endpoint| target.connect_timeout(timeout).timeout(timeout).tcp_nodelay(true);
     let connected = access.connect(endpoint, Some(timeout), tuned).await;
     connected.map_err(|error| match (&error, error.refused()) {
         (NotConnected::NoAddress(_), _) => {
             Error::not_executed(ErrorKind::Invalid, format!("endpoint {endpoint:?}: {}", error.told()))
         }
         (_, Some(why)) => Error::not_executed(ErrorKind::NotAuthenticated, format!("{endpoint}: {why}")),
-        (_, None) => {
-            Error::not_executed(ErrorKind::Unavailable, format!("{endpoint}: {error}"))
-        }
+        (_, None) => Error::not_executed(ErrorKind::Unavailable, format!("{endpoint}: {error}")),
     })
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::Instant;
 use bytes::Bytes;
 use kvserver::command::{Op, Reply, ShardId};
 use kvserver::query::{Answer, Query, ShardPage};
@@ -14,6 +13,7 @@ use kvserver::txn::Txn;
 use paxos::codec;
 use paxos::ids::GroupId;
 use shardmaster::ids::Owner;
+use tokio::time::Instant;
 
 use crate::engine::{Begun, Event, Kind, Target};
 use crate::error::{Error, ErrorKind};

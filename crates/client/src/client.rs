@@ -4,12 +4,12 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
 use kvserver::command::{KEY_BYTES_MAX, Op, Reply, ShardId, VALUE_BYTES_MAX, shard_of};
 use kvserver::query::{Answer, Query};
 use paxos::ids::{ClientId, Sequence};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use tokio::time::Instant;
 
 use crate::call;
 use crate::engine::Engine;

@@ -9,10 +9,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use tokio::time::Instant;
 use kvserver::command::{KEY_BYTES_MAX, ShardId, shard_of};
 use kvserver::query::{Query, SCAN_PAIRS_MAX, ShardCursor, ShardPage};
 use paxos::ids::GroupId;
+use tokio::time::Instant;
 
 use crate::call::{self, Paged};
 use crate::client::Client;

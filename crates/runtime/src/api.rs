@@ -100,6 +100,10 @@ pub struct LinkFaults {
     pub mute_to: Vec<NodeId>,
     /// Percentage of envelopes dropped on arrival.
     pub loss_percent: u32,
+    /// Percentage of envelopes that arrive twice.
+    pub doubled_percent: u32,
+    /// Percentage of envelopes that arrive late, so that others overtake them.
+    pub shuffled_percent: u32,
     /// Delay of envelopes to these nodes, in ms.
     pub slow: Vec<(NodeId, u32)>,
 }

@@ -120,6 +120,7 @@ fn fuzz_log_records() {
 
 fn network() -> Network {
     Network {
+        env: crate::env::Env::default(),
         myself: Myself { node: NodeId(1), incarnation: Incarnation(100), boot: 3 },
         genesis: Mutex::new(Some(genesis())),
         later: Mutex::default(),
@@ -152,7 +153,7 @@ fn frames() -> Vec<v1::PeerFrame> {
 #[test]
 fn fuzz_peer_frames() {
     use prost::Message as _;
-    let network = network();
+    let network = Arc::new(network());
     let seeds = frames().iter().map(prost::Message::encode_to_vec).collect();
     Target::new("peer_frame", seeds).run(|bytes| {
         let frame = match v1::PeerFrame::decode(bytes) {

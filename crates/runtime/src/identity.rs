@@ -12,7 +12,7 @@ use bincode::{Decode, Encode};
 use paxos::codec;
 use paxos::ids::{Incarnation, NodeId};
 
-use crate::fs::{Fs, FsLock, RealFs};
+use crate::fs::{Fs, FsLock};
 use crate::sealed::{Seal, SealError};
 
 const SEAL: Seal = Seal { name: "identity", magic: *b"synod-id", version: 1 };
@@ -73,18 +73,11 @@ struct Record {
 }
 
 impl Identity {
-    /// Locks the directory, creating it if missing, and counts this start.
+    /// Locks the directory, creating it if missing, and counts this start; `fresh` is the incarnation of a directory that is
+    /// new.
     ///
     /// # Errors
     /// [`IdentityError`]; a refused start isn't counted.
-    pub fn open(dir: &Path, node: NodeId) -> Result<Identity, IdentityError> {
-        Identity::open_on(Arc::new(RealFs), dir, node, Incarnation(rand::random()))
-    }
-
-    /// As [`Identity::open`], on any file system; `fresh` is the incarnation of a directory that is new.
-    ///
-    /// # Errors
-    /// As [`Identity::open`].
     pub fn open_on(
         fs: Arc<dyn Fs>,
         dir: &Path,
@@ -175,24 +168,29 @@ fn has_data(fs: &dyn Fs, dir: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fs::RealFs;
     use crate::fs::sim::{Loss, SimFs};
 
     const NODE: NodeId = NodeId(3);
 
+    fn open(dir: &Path, node: NodeId) -> Result<Identity, IdentityError> {
+        Identity::open_on(Arc::new(RealFs), dir, node, Incarnation(rand::random()))
+    }
+
     fn refusal(dir: &Path, node: NodeId) -> IdentityError {
-        Identity::open(dir, node).err().unwrap()
+        open(dir, node).err().unwrap()
     }
 
     #[test]
     fn a_directory_keeps_its_identity_and_counts_its_starts() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/data");
-        let mut first = Identity::open(&path, NODE).unwrap();
+        let mut first = open(&path, NODE).unwrap();
         assert_eq!((first.cluster(), first.boot(), first.node()), (None, 1, NODE));
         first.set_cluster(7).unwrap();
         let incarnation = first.incarnation();
         drop(first);
-        let mut second = Identity::open(&path, NODE).unwrap();
+        let mut second = open(&path, NODE).unwrap();
         assert_eq!((second.cluster(), second.incarnation(), second.boot()), (Some(7), incarnation, 2));
         assert!(second.set_cluster(7).is_ok());
         assert!(matches!(
@@ -204,37 +202,37 @@ mod tests {
     #[test]
     fn a_new_directory_is_another_incarnation() {
         let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let one = Identity::open(one.path(), NODE).unwrap();
-        let other = Identity::open(other.path(), NODE).unwrap();
+        let one = open(one.path(), NODE).unwrap();
+        let other = open(other.path(), NODE).unwrap();
         assert_ne!(one.incarnation(), other.incarnation());
     }
 
     #[test]
     fn a_directory_in_use_and_one_of_another_node_are_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
-        let held = Identity::open(dir.path(), NODE).unwrap();
+        let held = open(dir.path(), NODE).unwrap();
         assert!(matches!(refusal(dir.path(), NODE), IdentityError::Locked(_)));
         drop(held);
         let foreign = refusal(dir.path(), NodeId(4));
         assert!(matches!(foreign, IdentityError::ForeignNode { found: NODE, expected: NodeId(4) }));
-        assert_eq!(Identity::open(dir.path(), NODE).unwrap().boot(), 2, "refused starts don't count");
+        assert_eq!(open(dir.path(), NODE).unwrap().boot(), 2, "refused starts don't count");
     }
 
     #[test]
     fn a_directory_stays_locked_until_the_last_work_in_it_has_ended() {
         let dir = tempfile::tempdir().unwrap();
-        let node = Identity::open(dir.path(), NODE).unwrap();
+        let node = open(dir.path(), NODE).unwrap();
         let work = node.lock();
         drop(node);
         assert!(matches!(refusal(dir.path(), NODE), IdentityError::Locked(_)));
         drop(work);
-        assert_eq!(Identity::open(dir.path(), NODE).unwrap().boot(), 2);
+        assert_eq!(open(dir.path(), NODE).unwrap().boot(), 2);
     }
 
     #[test]
     fn a_corrupt_identity_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
-        drop(Identity::open(dir.path(), NODE).unwrap());
+        drop(open(dir.path(), NODE).unwrap());
         let file = dir.path().join(SEAL.name);
         let mut bytes = std::fs::read(&file).unwrap();
         bytes[12] ^= 4;
@@ -246,7 +244,7 @@ mod tests {
     fn data_without_an_identity_is_not_a_first_start() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("log")).unwrap();
-        drop(Identity::open(dir.path(), NODE).unwrap());
+        drop(open(dir.path(), NODE).unwrap());
         std::fs::remove_file(dir.path().join(SEAL.name)).unwrap();
         std::fs::write(dir.path().join("log/1"), b"frames").unwrap();
         assert!(matches!(refusal(dir.path(), NODE), IdentityError::Missing(_)));

@@ -60,12 +60,7 @@ fn channel(net: Arc<Net>, place: Place, address: String, to: Option<u64>, bound:
 }
 
 /// Who listens there, once the way to it and back was gone.
-async fn connect(
-    net: &Net,
-    place: &Place,
-    address: &str,
-    within: Duration,
-) -> Result<Listener, StdError> {
+async fn connect(net: &Net, place: &Place, address: &str, within: Duration) -> Result<Listener, StdError> {
     let attempt = async {
         let Some(found) = net.listener(address) else {
             // It says so itself.
@@ -108,7 +103,9 @@ impl Carry for Connection {
         match *within {
             None => Box::pin(call),
             Some(within) => Box::pin(async move {
-                timeout(within, call).await.unwrap_or_else(|_| Err(format!("no answer within {within:?}").into()))
+                timeout(within, call)
+                    .await
+                    .unwrap_or_else(|_| Err(format!("no answer within {within:?}").into()))
             }),
         }
     }
@@ -135,7 +132,8 @@ async fn call(
     let up = Pipe::new(net.clone(), place.clone(), there.clone());
     let down = Pipe::new(net, there.clone(), place.clone());
     let (parts, body) = request.into_parts();
-    let (request, mut response) = (Reader::new(up.clone(), None), Reader::new(down.clone(), Some(up.clone())));
+    let (request, mut response) =
+        (Reader::new(up.clone(), None), Reader::new(down.clone(), Some(up.clone())));
     up.send(Item::Request);
     there.spawn(serve(listener, parts, request, down));
     let mut pump = Pump { body, pipe: up, is_over: false };
@@ -191,12 +189,7 @@ impl Pump {
 }
 
 /// The handler of a call, on the machine that serves it.
-async fn serve(
-    listener: Listener,
-    parts: http::request::Parts,
-    mut request: Reader,
-    down: Arc<Pipe>,
-) {
+async fn serve(listener: Listener, parts: http::request::Parts, mut request: Reader, down: Arc<Pipe>) {
     match poll_fn(|context| request.poll_item(context)).await {
         Some(Ok(Item::Request)) => {}
         Some(_) | None => return,

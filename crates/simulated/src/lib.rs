@@ -13,8 +13,10 @@ mod life;
 mod machine;
 mod net;
 mod pipe;
+mod trace;
 mod world;
 
 pub use machine::Machine;
 pub use net::Outside;
+pub use trace::Trace;
 pub use world::{NotHere, World, WorldOptions};

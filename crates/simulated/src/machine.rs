@@ -13,6 +13,7 @@ use runtime::env::{Env, Listening, Machine as InPlaceOf, Task};
 use runtime::fs::Fs;
 use runtime::fs::sim::{Loss, SimFs};
 use runtime::observe::Observer;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tonic::codegen::{BoxFuture, StdError};
 use tonic::service::Routes;
@@ -44,6 +45,8 @@ struct Host {
     began: Instant,
     sync: (Duration, Duration),
     observer: Option<Arc<dyn Observer>>,
+    /// Wakes syncs that were stalled.
+    goes_on: Notify,
     state: Mutex<Inner>,
 }
 
@@ -53,8 +56,8 @@ struct Inner {
     clock: Clock,
     /// Of the wall clock, in ms.
     wall_offset_ms: i64,
-    /// Syncs take at least until then.
-    stalled_until: Instant,
+    /// No sync ends.
+    stalled: bool,
     life: Arc<Life>,
     /// Work of this life that wasn't done yet.
     works: BTreeMap<u64, Box<dyn FnOnce() + Send>>,
@@ -80,12 +83,22 @@ impl Machine {
             fs,
             clock,
             wall_offset_ms: 0,
-            stalled_until: began,
+            stalled: false,
             life,
             works: BTreeMap::new(),
             next_work: 0,
         };
-        Machine { host: Arc::new(Host { id, net, began, sync, observer, state: Mutex::new(state) }) }
+        Machine {
+            host: Arc::new(Host {
+                id,
+                net,
+                began,
+                sync,
+                observer,
+                goes_on: Notify::new(),
+                state: Mutex::new(state),
+            }),
+        }
     }
 
     /// Begins a life: what a node is started with.
@@ -161,15 +174,21 @@ impl Machine {
         self.disk().fail_sync(1);
     }
 
+    /// It doesn't, if it didn't come to that.
+    pub fn spare_sync(&self) {
+        self.disk().spare_sync();
+    }
+
     /// Leaves so many bytes of room on its disk; `None` for any number.
     pub fn limit_disk(&self, free_bytes: Option<u64>) {
         let disk = self.disk();
         disk.set_capacity(free_bytes.map(|free| disk.used_bytes() + free));
     }
 
-    /// No sync of its disk ends before this time has gone by.
-    pub fn stall_disk(&self, time: Duration) {
-        self.host.state.lock().stalled_until = Instant::now() + time;
+    /// No sync of its disk ends, as long as it stalls.
+    pub fn stall_disk(&self, stalled: bool) {
+        self.host.state.lock().stalled = stalled;
+        self.host.goes_on.notify_waiters();
     }
 
     /// From now on its clock is too fast by so many millionths; too slow if negative.
@@ -301,11 +320,11 @@ impl InPlaceOf for Alive {
         Box::pin(async move {
             sleep_until(until).await;
             loop {
-                let stalled_until = host.state.lock().stalled_until;
-                if stalled_until <= Instant::now() {
+                let goes_on = host.goes_on.notified();
+                if !host.state.lock().stalled {
                     return;
                 }
-                sleep_until(stalled_until).await;
+                goes_on.await;
             }
         })
     }

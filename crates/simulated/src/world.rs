@@ -48,7 +48,9 @@ impl std::fmt::Display for NotHere {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             NotHere::NoRuntime => "a simulation needs a runtime of tokio",
-            NotHere::ManyThreads => "a simulation needs a runtime of tokio with one thread (flavor = \"current_thread\")",
+            NotHere::ManyThreads => {
+                "a simulation needs a runtime of tokio with one thread (flavor = \"current_thread\")"
+            }
         })
     }
 }

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kvserver::server::config::{Config, Listen, NodeEntry};
+use runtime::observe::Observer;
 use simulated::{World, WorldOptions};
 use tokio::time::Instant;
 
@@ -52,7 +54,7 @@ impl fmt::Display for Mode {
 }
 
 /// What a cluster is to be, see [`TestCluster::builder`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Builder {
     mode: Option<Mode>,
     groups: u16,
@@ -61,12 +63,22 @@ pub struct Builder {
     seed: Option<u64>,
     timeout: Duration,
     binary: Option<PathBuf>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl Default for Builder {
     fn default() -> Builder {
         let (mode, timeout) = (None, Duration::from_secs(30));
-        Builder { mode, groups: 2, replicas: 3, shards: 16, seed: None, timeout, binary: None }
+        Builder {
+            mode,
+            groups: 2,
+            replicas: 3,
+            shards: 16,
+            seed: None,
+            timeout,
+            binary: None,
+            observer: None,
+        }
     }
 }
 
@@ -115,6 +127,12 @@ impl Builder {
         self
     }
 
+    /// Who is told all that the replicas do, in mode Sim.
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Builder {
+        self.observer = Some(observer);
+        self
+    }
+
     /// Starts the cluster; returns when all its groups have leaders.
     ///
     /// # Errors
@@ -124,10 +142,15 @@ impl Builder {
         let replay = Replay::here(seed(self.seed)?);
         replay.say();
         let mode = mode(self.mode)?;
+        if self.observer.is_some() && mode != Mode::Sim {
+            let (what, why) = ("an observer", "nodes elsewhere have their own times");
+            return Err(Error::Unsupported { mode, what, why });
+        }
         let place = match mode {
             Mode::Live => Place::Threads,
             Mode::Sim => {
-                let world = World::new(WorldOptions::new(replay.seed)).await;
+                let options = WorldOptions::new(replay.seed);
+                let world = World::new(WorldOptions { observer: self.observer.clone(), ..options }).await;
                 Place::World(world.map_err(|why| Error::Invalid(why.to_string()))?)
             }
             Mode::Process => Place::Processes { binary: process::find(self.binary.as_deref())? },
@@ -156,7 +179,8 @@ impl Builder {
             Mode::Sim => Dir::Simulated(PathBuf::from("/simulated")),
         };
         let configs = self.configs(mode, dir.path())?;
-        let keeper = Keeper::start(place.clone(), configs.clone()).map_err(|error| Error::io("a thread", error))?;
+        let keeper =
+            Keeper::start(place.clone(), configs.clone()).map_err(|error| Error::io("a thread", error))?;
         let reached = keeper.wishes.reached(1).await;
         reached.map_err(|why| Error::Node(why, replay.clone()))?;
         Ok(TestCluster::new(mode, self.timeout, configs, keeper, dir, place, replay.clone()))

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use client::{Access, Client, ClientOptions};
 use kvserver::server::config::Config;
+use simulated::World;
 use testkit::prng::Prng;
 
 use crate::builder::{Builder, Mode};
@@ -108,6 +109,14 @@ impl TestCluster {
 
     pub(crate) fn configs(&self) -> &[Config] {
         &self.configs
+    }
+
+    /// The world that it lives in, in mode Sim.
+    pub fn world(&self) -> Option<&World> {
+        match &self.place {
+            Place::World(world) => Some(world),
+            Place::Threads | Place::Processes { .. } => None,
+        }
     }
 
     // ------------------------------------------------------------------------------------------ clients
@@ -254,10 +263,30 @@ impl TestCluster {
     /// # Errors
     /// [`Error::Invalid`] above 100.
     pub async fn lossy(&self, percent: u32) -> Result<Fault, Error> {
+        self.begin(Kind::Lossy { percent: self.percent(percent)? }).await
+    }
+
+    /// So many of all messages between replicas come twice, in percent.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] above 100.
+    pub async fn doubled(&self, percent: u32) -> Result<Fault, Error> {
+        self.begin(Kind::Doubled { percent: self.percent(percent)? }).await
+    }
+
+    /// So many of all messages between replicas are late by up to 50 ms, and overtaken by others, in percent.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] above 100.
+    pub async fn shuffled(&self, percent: u32) -> Result<Fault, Error> {
+        self.begin(Kind::Shuffled { percent: self.percent(percent)? }).await
+    }
+
+    fn percent(&self, percent: u32) -> Result<u32, Error> {
         if percent > 100 {
             return Err(Error::Invalid(format!("{percent} % of all messages")));
         }
-        self.begin(Kind::Lossy { percent }).await
+        Ok(percent)
     }
 
     /// A fault that `luck` draws, and that leaves a majority of three or more nodes which can serve. A single node is paused.
@@ -304,7 +333,7 @@ impl TestCluster {
         self.keeper.wishes.in_force().values().map(Kind::to_string).collect()
     }
 
-    async fn begin(&self, kind: Kind) -> Result<Fault, Error> {
+    pub(crate) async fn begin(&self, kind: Kind) -> Result<Fault, Error> {
         self.check_known(&kind.named())?;
         let what = kind.to_string();
         let (number, version) = self.keeper.wishes.begin(kind);
@@ -314,7 +343,7 @@ impl TestCluster {
         Ok(fault)
     }
 
-    fn check_known(&self, named: &[u32]) -> Result<(), Error> {
+    pub(crate) fn check_known(&self, named: &[u32]) -> Result<(), Error> {
         let nodes = self.nodes();
         match named.iter().find(|node| !nodes.contains(node)) {
             Some(node) => Err(Error::NoSuchNode { node: *node, nodes }),

@@ -18,8 +18,9 @@ use wire::v1::Faults;
 
 use crate::host::thread::Way;
 use crate::host::{Host, Place};
+use crate::links::{InForce, Kind, Life, ends, life, told};
+use crate::physics::Physics;
 use simulated::World;
-use crate::links::{InForce, Kind, Life, life, told};
 
 /// How long a node may take to be told of faults.
 const TELL_WITHIN: Duration = Duration::from_secs(5);
@@ -171,7 +172,11 @@ impl Keeper {
         wishes.changed.notify_one();
         let access = place.access();
         let nodes = configs.into_iter().map(|config| Kept::new(place.clone(), access.clone(), config));
-        let ward = Ward { nodes: nodes.collect(), wishes: wishes.clone() };
+        let physics = match &place {
+            Place::World(world) => Some(Physics::new(world.clone())),
+            Place::Threads | Place::Processes { .. } => None,
+        };
+        let ward = Ward { nodes: nodes.collect(), physics, wishes: wishes.clone() };
         if let Place::World(world) = place {
             let task = tokio::spawn(ward.keep()).abort_handle();
             return Ok(Keeper { wishes, at_work: AtWork::Task(world, task) });
@@ -221,13 +226,15 @@ struct Kept {
     host: Option<Host>,
     is_paused: bool,
     told: Faults,
+    /// A fault is to end it, at a moment of its own.
+    is_to_end: bool,
     wrong: Option<String>,
 }
 
 impl Kept {
     fn new(place: Place, access: Access, config: Config) -> Kept {
         let told = told(0, &InForce::new());
-        Kept { place, access, config, host: None, is_paused: false, told, wrong: None }
+        Kept { place, access, config, host: None, is_paused: false, told, is_to_end: false, wrong: None }
     }
 
     fn id(&self) -> u32 {
@@ -253,9 +260,7 @@ impl Kept {
     fn look(&mut self, wanted: &InForce) {
         let Some(why) = self.host.as_mut().and_then(Host::ended) else { return };
         self.host = None;
-        let was_told_to = !self.told.crash_at.is_empty();
-        let is_still_wanted = !told(self.id(), wanted).crash_at.is_empty();
-        if !was_told_to || is_still_wanted {
+        if !self.is_to_end || ends(self.id(), wanted) {
             self.wrong = Some(why);
         }
     }
@@ -264,12 +269,11 @@ impl Kept {
     async fn live_as(&mut self, wanted: &InForce, restart: bool) {
         self.look(wanted);
         // What ended at a step comes back when that fault is healed.
-        if self.wrong.is_some()
-            && !self.told.crash_at.is_empty()
-            && told(self.id(), wanted).crash_at.is_empty()
-        {
+        let is_to_end = ends(self.id(), wanted);
+        if self.is_to_end && !is_to_end {
             self.wrong = None;
         }
+        self.is_to_end = is_to_end;
         let life = life(self.id(), wanted);
         if restart && life != Life::Down {
             if let Some(host) = self.host.take() {
@@ -340,6 +344,8 @@ async fn set_faults(address: &str, access: &Access, faults: Faults) -> Result<()
 /// What the thread has.
 struct Ward {
     nodes: Vec<Kept>,
+    /// What is wrong with machines and links, where they are simulated.
+    physics: Option<Physics>,
     wishes: Arc<Wishes>,
 }
 
@@ -363,6 +369,9 @@ impl Ward {
 
     async fn follow(&mut self, version: u64, in_force: &InForce, restarts: &BTreeSet<u32>) -> Done {
         let mut done = Done { version, ..Done::default() };
+        if let Some(physics) = &mut self.physics {
+            physics.follow(in_force);
+        }
         for node in &mut self.nodes {
             node.live_as(in_force, restarts.contains(&node.id())).await;
         }
@@ -373,7 +382,7 @@ impl Ward {
             node.hold_still(life(node.id(), in_force) == Life::Paused);
             done.states.insert(node.id(), node.state());
             // What a fault asked for isn't wrong.
-            if let Some(why) = node.wrong.clone().filter(|_| told(node.id(), in_force).crash_at.is_empty()) {
+            if let Some(why) = node.wrong.clone().filter(|_| !ends(node.id(), in_force)) {
                 done.wrong.insert(node.id(), why);
             }
         }
@@ -388,8 +397,12 @@ impl Ward {
             match (way, host) {
                 (Way::Stop, Host::Simulated(node)) => node.stop().await,
                 (Way::Crash, host) => threads.push(std::thread::spawn(move || host.crash())),
-                (Way::Stop, Host::Thread(thread)) => threads.push(std::thread::spawn(move || thread.end(Way::Stop))),
-                (Way::Stop, Host::Process(process)) => threads.push(std::thread::spawn(move || process.stop())),
+                (Way::Stop, Host::Thread(thread)) => {
+                    threads.push(std::thread::spawn(move || thread.end(Way::Stop)))
+                }
+                (Way::Stop, Host::Process(process)) => {
+                    threads.push(std::thread::spawn(move || process.stop()))
+                }
             }
         }
         for thread in threads {

@@ -13,11 +13,59 @@ use wire::v1::{Faults, SlowLink};
 pub(crate) enum Kind {
     Crash(u32),
     Pause(u32),
-    CrashAt { node: u32, step: &'static str },
+    CrashAt {
+        node: u32,
+        step: &'static str,
+    },
     Partition(BTreeSet<u32>, BTreeSet<u32>),
-    OneWay { from: u32, to: u32 },
-    Slow { a: u32, b: u32, delay: Duration },
-    Lossy { percent: u32 },
+    OneWay {
+        from: u32,
+        to: u32,
+    },
+    Slow {
+        a: u32,
+        b: u32,
+        delay: Duration,
+    },
+    Lossy {
+        percent: u32,
+    },
+    Doubled {
+        percent: u32,
+    },
+    Shuffled {
+        percent: u32,
+    },
+    Disk {
+        node: u32,
+        what: DiskFault,
+    },
+    /// Too fast by so many millionths.
+    Skewed {
+        node: u32,
+        ppm: i32,
+    },
+    /// Held back, and nobody is told.
+    Clogged {
+        from: u32,
+        to: u32,
+    },
+    /// No connection holds.
+    Severed {
+        a: u32,
+        b: u32,
+    },
+}
+
+/// What may be wrong with a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DiskFault {
+    /// The next sync fails.
+    FailsSync,
+    /// It has room for so many bytes more.
+    Full { free_bytes: u64 },
+    /// No sync comes to its end.
+    Stalls,
 }
 
 /// What a node is to be.
@@ -32,16 +80,30 @@ impl Kind {
     /// The nodes that it names.
     pub(crate) fn named(&self) -> Vec<u32> {
         match self {
-            Kind::Crash(node) | Kind::Pause(node) | Kind::CrashAt { node, .. } => vec![*node],
+            Kind::Crash(node)
+            | Kind::Pause(node)
+            | Kind::CrashAt { node, .. }
+            | Kind::Disk { node, .. }
+            | Kind::Skewed { node, .. } => vec![*node],
             Kind::Partition(a, b) => a.union(b).copied().collect(),
-            Kind::OneWay { from: a, to: b } | Kind::Slow { a, b, .. } => vec![*a, *b],
-            Kind::Lossy { .. } => Vec::new(),
+            Kind::OneWay { from: a, to: b }
+            | Kind::Clogged { from: a, to: b }
+            | Kind::Severed { a, b }
+            | Kind::Slow { a, b, .. } => {
+                vec![*a, *b]
+            }
+            Kind::Lossy { .. } | Kind::Doubled { .. } | Kind::Shuffled { .. } => Vec::new(),
         }
     }
 
     fn add_to(&self, me: u32, faults: &mut Faults) {
         match self {
-            Kind::Crash(_) | Kind::Pause(_) => {}
+            Kind::Crash(_)
+            | Kind::Pause(_)
+            | Kind::Disk { .. }
+            | Kind::Skewed { .. }
+            | Kind::Clogged { .. }
+            | Kind::Severed { .. } => {}
             Kind::CrashAt { node, step } => {
                 if *node == me {
                     faults.crash_at = (*step).to_string();
@@ -69,6 +131,8 @@ impl Kind {
                 }
             }
             Kind::Lossy { percent } => faults.loss_percent = faults.loss_percent.max(*percent),
+            Kind::Doubled { percent } => faults.doubled_percent = faults.doubled_percent.max(*percent),
+            Kind::Shuffled { percent } => faults.shuffled_percent = faults.shuffled_percent.max(*percent),
         }
     }
 }
@@ -96,6 +160,18 @@ impl fmt::Display for Kind {
             Kind::OneWay { from, to } => write!(f, "what node {from} says to node {to} is lost"),
             Kind::Slow { a, b, delay } => write!(f, "{delay:?} of delay between nodes {a} and {b}"),
             Kind::Lossy { percent } => write!(f, "{percent} % of all messages between nodes are lost"),
+            Kind::Doubled { percent } => write!(f, "{percent} % of all messages between nodes come twice"),
+            Kind::Shuffled { percent } => {
+                write!(f, "{percent} % of all messages between nodes are overtaken by others")
+            }
+            Kind::Disk { node, what: DiskFault::FailsSync } => write!(f, "a sync of node {node} fails"),
+            Kind::Disk { node, what: DiskFault::Full { free_bytes } } => {
+                write!(f, "the disk of node {node} has room for {free_bytes} bytes")
+            }
+            Kind::Disk { node, what: DiskFault::Stalls } => write!(f, "the disk of node {node} stalls"),
+            Kind::Skewed { node, ppm } => write!(f, "the clock of node {node} is off by {ppm} ppm"),
+            Kind::Clogged { from, to } => write!(f, "what node {from} sends to node {to} is held back"),
+            Kind::Severed { a, b } => write!(f, "nodes {a} and {b} can't connect"),
         }
     }
 }
@@ -110,8 +186,25 @@ pub(crate) fn told(me: u32, faults: &InForce) -> Faults {
     told
 }
 
+/// Whether these faults are to end a node, at a moment of its own.
+pub(crate) fn ends(me: u32, faults: &InForce) -> bool {
+    faults.values().any(|kind| match kind {
+        Kind::CrashAt { node, .. } | Kind::Disk { node, what: DiskFault::FailsSync } => *node == me,
+        _ => false,
+    })
+}
+
 /// Whether these faults lose all messages between two nodes, in one direction at least.
 pub(crate) fn are_cut(a: u32, b: u32, faults: &InForce) -> bool {
+    let parted = |kind: &Kind| match kind {
+        Kind::Clogged { from, to } | Kind::Severed { a: from, b: to } => {
+            [(a, b), (b, a)].contains(&(*from, *to))
+        }
+        _ => false,
+    };
+    if faults.values().any(parted) {
+        return true;
+    }
     let (of_a, of_b) = (told(a, faults), told(b, faults));
     [&of_a.mute_to, &of_a.deaf_to].iter().any(|nodes| nodes.contains(&b))
         || [&of_b.mute_to, &of_b.deaf_to].iter().any(|nodes| nodes.contains(&a))

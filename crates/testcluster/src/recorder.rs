@@ -34,11 +34,13 @@ struct Seen {
 
 impl Default for Recorder {
     fn default() -> Recorder {
-        Recorder { shared: Arc::new(Shared {
+        Recorder {
+            shared: Arc::new(Shared {
                 began: Instant::now(),
                 last: AtomicU64::new(0),
                 seen: Mutex::default(),
-            }) }
+            }),
+        }
     }
 }
 

@@ -43,7 +43,11 @@ pub type Replica<'a> = (u32, &'a ReplicaStatus);
 
 impl View {
     /// Asks all nodes that run, at the same time.
-    pub(crate) async fn take(nodes: BTreeMap<u32, (NodeState, String)>, in_force: InForce, access: &Access) -> View {
+    pub(crate) async fn take(
+        nodes: BTreeMap<u32, (NodeState, String)>,
+        in_force: InForce,
+        access: &Access,
+    ) -> View {
         let up = nodes.values().filter(|(state, _)| *state == NodeState::Up);
         let up: Vec<String> = up.map(|(_, address)| address.clone()).collect();
         let mut asking = JoinSet::new();

@@ -3,10 +3,10 @@
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::time::Instant;
 use bytes::Bytes;
 use kvserver::command::ShardId;
 use paxos::ids::Sequence;
+use tokio::time::Instant;
 
 use super::{Call, Engine, Kind, Pace, Phase, Target};
 use crate::error::{Error, ErrorKind};

@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
 use kvserver::command::{BusyReason, Refusal, Reply, ShardId};
 use kvserver::query::Answer;
 use kvserver::txn::Conflict;
 use paxos::ids::NodeId;
 use shardmaster::ids::Owner;
+use tokio::time::Instant;
 use wire::v1::Code;
 
 use super::{Engine, Kind, Phase, Target};

@@ -6,11 +6,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tokio::time::Instant;
 use bytes::Bytes;
 use kvserver::query::{Answer, Query};
 use paxos::codec;
 use paxos::ids::NodeId;
+use tokio::time::Instant;
 use wire::v1;
 
 use super::links::Item;

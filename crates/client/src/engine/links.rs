@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::time::Instant;
 use paxos::ids::NodeId;
+use tokio::time::Instant;
 use wire::v1;
 
 use super::{Engine, Kind, Phase, Signal};

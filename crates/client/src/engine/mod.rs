@@ -19,13 +19,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::time::Instant;
 use bytes::Bytes;
 use kvserver::command::ShardId;
 use kvserver::txn::Conflict;
 use paxos::ids::{GroupId, NodeId, Sequence};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use tokio::time::Instant;
 
 pub(crate) use admit::{Begun, Event};
 pub(crate) use links::Taken;

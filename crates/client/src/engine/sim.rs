@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::time::Instant;
 use bytes::Bytes;
 use kvserver::command::{Op, Refusal, Reply, Request, ShardId};
 use kvserver::query::Answer;
@@ -14,6 +13,7 @@ use paxos::ids::{ClientId, Generation, GroupId, LogTime, NodeId, Sequence};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use shardmaster::ids::{Epoch, GroupRef, Owner};
+use tokio::time::Instant;
 use wire::v1::{self, Code};
 
 use super::{Begun, Engine, Event, Kind, Taken, Target};

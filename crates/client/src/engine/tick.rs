@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
 use kvserver::txn::Conflict;
+use tokio::time::Instant;
 
 use super::{Call, Engine, Pace, Phase};
 use crate::error::ErrorKind;

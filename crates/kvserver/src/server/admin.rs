@@ -86,6 +86,8 @@ impl Administration {
             deaf_to: numbers(&faults.deaf_to),
             mute_to: numbers(&faults.mute_to),
             loss_percent: faults.loss_percent,
+            doubled_percent: faults.doubled_percent,
+            shuffled_percent: faults.shuffled_percent,
             slow: slow.collect(),
             enabled: self.context.faults_enabled,
             crash_at: self.context.crash.get().map_or("", Point::name).to_string(),
@@ -96,8 +98,9 @@ impl Administration {
         let nodes = |numbers: Vec<u32>| {
             numbers.into_iter().map(|number| self.node(number)).collect::<Result<Vec<_>, Status>>()
         };
-        if faults.loss_percent > 100 {
-            return Err(Status::invalid_argument(format!("a loss of {} percent", faults.loss_percent)));
+        let percent = [faults.loss_percent, faults.doubled_percent, faults.shuffled_percent];
+        if let Some(percent) = percent.iter().find(|percent| **percent > 100) {
+            return Err(Status::invalid_argument(format!("{percent} percent of all messages")));
         }
         if let Some(slow) = faults.slow.iter().find(|slow| slow.delay_ms > SLOW_MS_MAX) {
             return Err(Status::invalid_argument(format!(
@@ -110,6 +113,8 @@ impl Administration {
             deaf_to: nodes(faults.deaf_to)?,
             mute_to: nodes(faults.mute_to)?,
             loss_percent: faults.loss_percent,
+            doubled_percent: faults.doubled_percent,
+            shuffled_percent: faults.shuffled_percent,
             slow: slow.collect::<Result<_, Status>>()?,
         })
     }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rand::RngExt;
 use paxos::ids::{ClientId, GroupId, NodeId, Sequence};
 use paxos::rsm::state_machine::RequestId;
+use rand::RngExt;
 use runtime::api::{Call, CallResult, ReadConsistency, Sink};
 use shardmaster::ids::{GroupRef, SHARDMASTER};
 use tokio::sync::oneshot;

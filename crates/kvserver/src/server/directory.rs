@@ -151,13 +151,7 @@ impl Directory {
     pub(crate) fn with(node: NodeId, table: Table) -> Directory {
         let shards = AtomicU16::new(table.shards());
         let founders = table.nodes.keys().copied().collect();
-        Directory {
-            node,
-            founders,
-            shards,
-            table: RwLock::new(Arc::new(table)),
-            replaced: Notify::new(),
-        }
+        Directory { node, founders, shards, table: RwLock::new(Arc::new(table)), replaced: Notify::new() }
     }
 
     /// The table as it is now.

@@ -158,7 +158,10 @@ pub async fn serve_in(env: Env, config: Config) -> Result<Running, ServeError> {
     };
     let (client_addr, http_addr) = match &bound {
         Some(bound) => (bound.client.1, bound.http.1),
-        None => (simulated("listen.client", &config.listen.client)?, simulated("listen.http", &config.listen.http)?),
+        None => (
+            simulated("listen.client", &config.listen.client)?,
+            simulated("listen.http", &config.listen.http)?,
+        ),
     };
     let between = BetweenGroups::default();
     let on_peer_port = tonic::service::Routes::new(

@@ -135,6 +135,8 @@ fn admin() -> Vec<Call> {
         deaf_to: vec![2],
         mute_to: vec![3],
         loss_percent: 10,
+        doubled_percent: 5,
+        shuffled_percent: 5,
         slow: vec![v1::SlowLink { node: 2, delay_ms: 5 }],
         enabled: true,
         crash_at: String::new(),

@@ -15,11 +15,13 @@ use paxos::rsm::state_machine::StateMachine;
 use super::files::FileSum;
 use super::layout::{self, Record};
 use super::store::{Pages, StoreError};
-use super::{CheckpointError, Current, GroupMeta, GroupState, PREFIX, SEAL, directory, load_groups, read_current};
+use super::{
+    CheckpointError, Current, GroupMeta, GroupState, PREFIX, SEAL, directory, load_groups, read_current,
+};
 use crate::fs::Fs;
 
 /// Records by key.
-struct Records(BTreeMap<Vec<u8>, Vec<u8>>);
+pub(super) struct Records(pub(super) BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Pages for Records {
     fn range<'a>(

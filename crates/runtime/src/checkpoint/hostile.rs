@@ -4,44 +4,14 @@ use std::collections::BTreeMap;
 
 use ::fuzz::run::{Target, Verdict};
 
+use super::flat::Records;
 use super::layout::{self, Record};
 use super::*;
-
-/// A store in memory.
-struct Shelf(BTreeMap<Vec<u8>, Vec<u8>>);
-
-impl PageStore for Shelf {
-    fn create(_: &Path) -> Result<Shelf, StoreError> {
-        Ok(Shelf(BTreeMap::new()))
-    }
-
-    fn open(_: &Path) -> Result<Shelf, StoreError> {
-        Ok(Shelf(BTreeMap::new()))
-    }
-
-    fn put(&mut self, records: Vec<Record>) -> Result<(), StoreError> {
-        self.0.extend(records);
-        Ok(())
-    }
-
-    fn range<'a>(
-        &'a self,
-        first: &[u8],
-        last: &[u8],
-    ) -> Box<dyn Iterator<Item = Result<Record, StoreError>> + 'a> {
-        let range = self.0.range(first.to_vec()..=last.to_vec());
-        Box::new(range.map(|(key, value)| Ok((key.clone(), value.clone()))))
-    }
-
-    fn close(self) -> Result<(), StoreError> {
-        Ok(())
-    }
-}
 
 const GROUP: GroupId = GroupId(3);
 
 fn read(records: BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Vec<Page>, CheckpointError> {
-    layout::pages(&Shelf(records), GROUP).collect()
+    layout::pages(&Records(records), GROUP).collect()
 }
 
 /// The pages are those that were written, or fewer, which their number tells, or there is an error.

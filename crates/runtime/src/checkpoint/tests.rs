@@ -8,6 +8,7 @@ use paxos::rsm::state_machine::RequestId;
 
 use super::layout::Record;
 use super::*;
+use crate::fs::sim::{Loss, SimFs};
 
 const FAST: u64 = u64::MAX;
 const GENERATION: Generation = Generation(1);
@@ -139,7 +140,7 @@ enum Died {
 }
 
 fn write_until(dir: &Path, died: Died, states: Vec<GroupState<Machine>>) {
-    let number = read_current(dir).unwrap().map_or(0, |current| current.number) + 1;
+    let number = read_current(&RealFs, dir).unwrap().map_or(0, |current| current.number) + 1;
     let new = directory(dir, number);
     if died == Died::WithAnEmptyDirectory {
         return fs::create_dir(&new).unwrap();
@@ -241,6 +242,22 @@ struct Faulty<const FULL_AFTER: usize, const FLIP: usize> {
     batches: usize,
 }
 
+impl<const FULL_AFTER: usize, const FLIP: usize> Pages for Faulty<FULL_AFTER, FLIP> {
+    fn range<'a>(
+        &'a self,
+        first: &[u8],
+        last: &[u8],
+    ) -> Box<dyn Iterator<Item = Result<Record, StoreError>> + 'a> {
+        Box::new(self.sled.range(first, last).enumerate().map(|(at, record)| {
+            record.map(|(key, mut value)| {
+                let end = value.len() - 1;
+                value[end] ^= u8::from(at == FLIP);
+                (key, value)
+            })
+        }))
+    }
+}
+
 impl<const FULL_AFTER: usize, const FLIP: usize> PageStore for Faulty<FULL_AFTER, FLIP> {
     fn create(dir: &Path) -> Result<Self, StoreError> {
         SledStore::create(dir).map(|sled| Faulty { sled, batches: 0 })
@@ -256,20 +273,6 @@ impl<const FULL_AFTER: usize, const FLIP: usize> PageStore for Faulty<FULL_AFTER
             true => Err(StoreError::new(io::Error::from(ErrorKind::StorageFull))),
             false => self.sled.put(records),
         }
-    }
-
-    fn range<'a>(
-        &'a self,
-        first: &[u8],
-        last: &[u8],
-    ) -> Box<dyn Iterator<Item = Result<Record, StoreError>> + 'a> {
-        Box::new(self.sled.range(first, last).enumerate().map(|(at, record)| {
-            record.map(|(key, mut value)| {
-                let end = value.len() - 1;
-                value[end] ^= u8::from(at == FLIP);
-                (key, value)
-            })
-        }))
     }
 
     fn close(self) -> Result<(), StoreError> {
@@ -299,7 +302,7 @@ fn a_page_that_comes_back_changed_is_noticed() {
 fn a_state_that_comes_back_different_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), states(1), FAST).unwrap();
-    let mut current = read_current(dir.path()).unwrap().unwrap();
+    let mut current = read_current(&RealFs, dir.path()).unwrap().unwrap();
     for change in [|meta: &mut GroupMeta| meta.state_hash ^= 1, |meta: &mut GroupMeta| meta.pages += 1] {
         let whole = current.groups[1].clone();
         change(&mut current.groups[1]);
@@ -307,4 +310,36 @@ fn a_state_that_comes_back_different_is_noticed() {
         assert!(matches!(loaded(dir.path()), Err(CheckpointError::Pages { group: GroupId(2), .. })));
         current.groups[1] = whole;
     }
+}
+
+/// On a simulated disk: whatever instant the power fails at, the old states or the new are found.
+#[test]
+fn p6_a_flat_one_is_whole_or_not_there() {
+    let data_dir = Path::new("/data");
+    let found = |fs: &SimFs| flat::load(fs, data_dir, fresh).map(facts).unwrap();
+    let (mut old, mut new) = (0, 0);
+    for seed in 0..40 {
+        for nth in 1.. {
+            let fs = SimFs::new(seed);
+            flat::write(&fs, data_dir, states(1)).unwrap();
+            assert_eq!(found(&fs), facts(states(1)));
+            fs.power_off_at(nth);
+            let done = flat::write(&fs, data_dir, states(2)).is_ok();
+            let is_off = fs.is_off();
+            let fs = fs.crash(Loss::Random);
+            match found(&fs) {
+                states_found if states_found == facts(states(2)) => new += 1,
+                states_found => {
+                    assert!(!done && states_found == facts(states(1)), "after operation {nth}, done: {done}");
+                    old += 1;
+                }
+            }
+            flat::write(&fs, data_dir, states(3)).unwrap();
+            assert_eq!(found(&fs), facts(states(3)));
+            if !is_off {
+                break;
+            }
+        }
+    }
+    assert!(old > 100 && new > 40, "both came up: {old}, {new}");
 }

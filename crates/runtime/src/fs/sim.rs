@@ -110,6 +110,11 @@ impl SimFs {
         disk.sync_fails_at = Some(disk.syncs + nth);
     }
 
+    /// The sync that was to fail doesn't.
+    pub fn spare_sync(&self) {
+        self.shared.disk.lock().sync_fails_at = None;
+    }
+
     /// Bounds the bytes of all files; `None` lifts the bound. What is above it already stays.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.shared.disk.lock().capacity_bytes = bytes;

@@ -14,10 +14,10 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 
 use crate::api::{Inbox, Order};
+use crate::env::{Env, Listening};
 use crate::genesis::Genesis;
 use crate::log::Committed;
 use crate::node::orders::{GENESIS_POLL, identify};
-use crate::env::{Env, Listening};
 use crate::node::{Node, on_peer_port, serve_peers};
 use crate::options::NodeOptions;
 use crate::peers::Network;

@@ -85,7 +85,7 @@ impl<S: StateMachine> Hosted<S> {
         replica: Replica<Payload>,
         machine: S,
         durable_end: Slot,
-        ) -> Self {
+    ) -> Self {
         let now = env.now();
         let time_base = (machine.log_time(), now);
         Hosted {

@@ -53,12 +53,12 @@ impl<C> Waiters<C> {
         Some(caller)
     }
 
-    /// Everybody.
+    /// Everybody, in an order that doesn't depend on how they are kept.
     pub(crate) fn into_callers(self) -> impl Iterator<Item = C> {
-        self.of
-            .into_values()
-            .flat_map(|queue| std::iter::once(queue.first).chain(queue.more))
-            .map(|(_, caller)| caller)
+        let mut of: Vec<_> = self.of.into_iter().collect();
+        of.sort_unstable_by_key(|(id, queue)| (queue.first.0, *id));
+        let callers = of.into_iter().flat_map(|(_, queue)| std::iter::once(queue.first).chain(queue.more));
+        callers.map(|(_, caller)| caller)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use paxos::codec;
 use paxos::ids::{Ballot, Generation, GroupId, NodeId};
@@ -12,11 +13,14 @@ use tonic::{Request, Response, Status, Streaming};
 use wire::v1;
 use wire::v1::peer_server::Peer;
 
+use crate::api::LinkFaults;
 use crate::peers::{Arrival, Network};
 use crate::snapshot::SnapshotSource;
 
 /// Readers of links pause while more than this waits for the node, in bytes.
 const WAITING_BYTES_MAX: usize = 256 << 20;
+/// A fault that shuffles messages holds one back for this time at most.
+const LATE_MAX: Duration = Duration::from_millis(50);
 
 /// The peer port of a node.
 pub(crate) struct PeerService {
@@ -71,7 +75,7 @@ impl Peer for PeerService {
     }
 }
 
-async fn read_frames(network: &Network, peer: NodeId, mut frames: Streaming<v1::PeerFrame>) {
+async fn read_frames(network: &Arc<Network>, peer: NodeId, mut frames: Streaming<v1::PeerFrame>) {
     let mut stopping = network.stopping.subscribe();
     loop {
         let frame = tokio::select! {
@@ -99,20 +103,19 @@ async fn read_frames(network: &Network, peer: NodeId, mut frames: Streaming<v1::
 }
 
 /// Hands a frame to the node's next turn, all of it or nothing.
-pub(crate) fn take(network: &Network, peer: NodeId, frame: v1::PeerFrame) -> Result<(), String> {
+pub(crate) fn take(network: &Arc<Network>, peer: NodeId, frame: v1::PeerFrame) -> Result<(), String> {
     let to = network.myself.node;
-    let (deaf, loss) = {
+    let luck = {
         let faults = network.faults.lock();
-        (faults.deaf_to.contains(&peer), faults.loss_percent)
+        if faults.deaf_to.contains(&peer) {
+            return Ok(());
+        }
+        Luck::of(&faults)
     };
-    if deaf {
-        return Ok(());
-    }
-    let mut arrivals = Vec::with_capacity(frame.envelopes.len());
+    let (mut arrivals, mut late) = (Vec::with_capacity(frame.envelopes.len()), Vec::new());
     let mut bytes = 0;
     for envelope in frame.envelopes {
-        let lost = loss > 0 && network.env.luck().random_range(0..100) < loss;
-        if lost {
+        if hits(network, luck.loss) {
             continue;
         }
         let life = (GroupId(envelope.group), Generation(envelope.generation));
@@ -124,10 +127,45 @@ pub(crate) fn take(network: &Network, peer: NodeId, frame: v1::PeerFrame) -> Res
             continue;
         }
         let message: Message<Payload> = codec::decode(&envelope.message).map_err(|e| e.to_string())?;
-        arrivals.push(Arrival::Envelope { life, envelope: Envelope { from: peer, to, message } });
+        let envelope = Envelope { from: peer, to, message };
+        if hits(network, luck.doubled) {
+            arrivals.push(Arrival::Envelope { life, envelope: envelope.clone() });
+        }
+        if hits(network, luck.shuffled) {
+            late.push(Arrival::Envelope { life, envelope });
+            continue;
+        }
+        arrivals.push(Arrival::Envelope { life, envelope });
     }
     network.arrivals.extend(arrivals, bytes);
+    late.into_iter().for_each(|arrival| arrive_late(network.clone(), arrival));
     Ok(())
+}
+
+/// What a message may meet with, in percent.
+struct Luck {
+    loss: u32,
+    doubled: u32,
+    shuffled: u32,
+}
+
+impl Luck {
+    fn of(faults: &LinkFaults) -> Luck {
+        let LinkFaults { loss_percent, doubled_percent, shuffled_percent, .. } = faults;
+        Luck { loss: *loss_percent, doubled: *doubled_percent, shuffled: *shuffled_percent }
+    }
+}
+
+fn hits(network: &Network, percent: u32) -> bool {
+    percent > 0 && network.env.luck().random_range(0..100) < percent
+}
+
+fn arrive_late(network: Arc<Network>, arrival: Arrival) {
+    let late = network.env.luck().random_range(Duration::ZERO..=LATE_MAX);
+    network.env.clone().spawn(async move {
+        tokio::time::sleep(late).await;
+        network.arrivals.extend(vec![arrival], 0);
+    });
 }
 
 /// The promise that a message proves to be on its sender's disk.

@@ -9,6 +9,7 @@ use paxos::limits::Limits;
 use paxos::rsm::batch::BatchView;
 use paxos::rsm::state_machine::{Page, RequestId, RestoreError, StateMachine};
 use runtime::api::{Call, CallResult, Handle, NodeStatus, ReadConsistency, ReplicaStatus, Sink};
+use runtime::env::Env;
 use runtime::hosting::Birth;
 use runtime::options::{Bounds, NodeAddress, NodeOptions};
 use tokio::sync::mpsc;
@@ -182,6 +183,7 @@ impl Cluster {
             genesis: if id <= FOUNDERS { b"config".to_vec() } else { Vec::new() },
             limits: Limits { keep_bytes_min: 1 << 10, keep_bytes_max: 64 << 10, ..Limits::default() },
             bounds: self.bounds.clone(),
+            env: Env::default(),
         };
         let machine = |birth: &Birth<'_>| {
             assert_eq!((birth.config, birth.founders.len()), (&b"config"[..], FOUNDERS as usize));
