@@ -69,7 +69,7 @@ impl Figures {
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hours = self.simulated_ms as f64 / 3_600_000.0;
-        writeln!(f, "{} runs, {hours:.2} simulated hours, {} steps of replicas", self.runs, self.steps)?;
+        writeln!(f, "{} runs, {hours:.3} simulated hours, {} steps of replicas", self.runs, self.steps)?;
         let Figures { crashes, partitions, disk_faults, .. } = self;
         writeln!(f, "{crashes} crashes, {partitions} partitions, {disk_faults} disk faults")?;
         let Figures { delivered, lost, doubled, .. } = self;

@@ -41,6 +41,8 @@ struct State {
     violation: Option<Violation>,
     figures: Figures,
     leading: BTreeMap<At, Ballot>,
+    /// How often each message left, less how often it arrived.
+    under_way: BTreeMap<u64, i64>,
     /// Of all that happened, in its order.
     hash: Xxh3,
     trace: Trace,
@@ -56,6 +58,7 @@ impl Watch {
             violation: None,
             figures: Figures::default(),
             leading: BTreeMap::new(),
+            under_way: BTreeMap::new(),
             hash: Xxh3::new(),
             trace,
             lines: VecDeque::new(),
@@ -113,6 +116,10 @@ impl Watch {
     /// What was counted, the hash of all that happened, the lines that were kept.
     pub fn finish(&self) -> (Figures, u64, Vec<String>) {
         let mut state = self.state.lock();
+        let sum =
+            |counts: &mut dyn Iterator<Item = i64>| counts.filter(|n| *n > 0).sum::<i64>().unsigned_abs();
+        state.figures.lost = sum(&mut state.under_way.values().copied());
+        state.figures.doubled = sum(&mut state.under_way.values().map(|n| -n));
         (state.figures.chosen, state.figures.moves) = (state.checkers.chosen, state.checkers.moves);
         (state.figures, state.hash.finish(), std::mem::take(&mut state.lines).into())
     }
@@ -157,6 +164,12 @@ impl State {
         }
     }
 
+    fn left(&mut self, at: At, envelopes: &[Envelope<Payload>]) {
+        for envelope in envelopes.iter().filter(|envelope| envelope.to != at.node) {
+            *self.under_way.entry(name(at, envelope)).or_default() += 1;
+        }
+    }
+
     fn note_role(&mut self, at: At, replica: &Replica<Payload>) {
         match replica.leading() {
             Some(ballot) => {
@@ -168,6 +181,13 @@ impl State {
             None => drop(self.leading.remove(&at)),
         }
     }
+}
+
+/// Of a message, over its sending and its arrival.
+fn name(at: At, envelope: &Envelope<Payload>) -> u64 {
+    let mut hash = Xxh3::new();
+    (at.group, envelope).hash(&mut hash);
+    hash.finish()
 }
 
 fn at(node: NodeId, (group, generation): Life) -> At {
@@ -200,7 +220,10 @@ impl Observer for Watch {
         (1, at.node, now, input, out).hash(&mut state.hash);
         state.figures.steps += 1;
         match input {
-            Input::Receive(envelope) if envelope.from != node => state.figures.delivered += 1,
+            Input::Receive(envelope) if envelope.from != node => {
+                state.figures.delivered += 1;
+                *state.under_way.entry(name(at, envelope)).or_default() -= 1;
+            }
             Input::Installed(_) => state.figures.snapshots += 1,
             _ => {}
         }
@@ -210,6 +233,7 @@ impl Observer for Watch {
                 state.say(|| format!("{at}   {line}"));
             }
         }
+        state.left(at, &out.sends);
         state.note_role(at, replica);
         state.observe(&Observation::Stepped { at, input, replica, out });
     }
@@ -224,6 +248,7 @@ impl Observer for Watch {
     fn released(&self, node: NodeId, life: Life, envelopes: &[Envelope<Payload>]) {
         let (mut state, at) = (self.state.lock(), at(node, life));
         (3, at.node, envelopes).hash(&mut state.hash);
+        state.left(at, envelopes);
         state.observe(&Observation::Released { at, envelopes });
     }
 

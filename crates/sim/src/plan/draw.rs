@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use testkit::prng::Prng;
 
-use super::{Event, Network, Plan, Shape, Step, What, Who};
+use super::{Event, Network, Plan, Shape, Step, TXN_STEPS, What, Who};
 
 /// How much faster or slower a clock may run, in parts per million: within the bound that leases count on.
 const DRIFT_PPM_MAX: u64 = 9_000;
@@ -18,6 +18,7 @@ enum Kind {
     CrashMinority,
     CrashMajority,
     CrashAll,
+    CrashAt,
     Pause,
     Isolate,
     Split,
@@ -34,12 +35,13 @@ enum Kind {
     Heal,
 }
 
-const KINDS: [Kind; 19] = [
+const KINDS: [Kind; 20] = [
     Kind::CrashOne,
     Kind::CrashLeader,
     Kind::CrashMinority,
     Kind::CrashMajority,
     Kind::CrashAll,
+    Kind::CrashAt,
     Kind::Pause,
     Kind::Isolate,
     Kind::Split,
@@ -64,9 +66,9 @@ pub fn draw(seed: u64) -> Plan {
     let shape = Shape { nodes: *luck.pick(&[3, 3, 3, 5]), groups, shards: *luck.pick(&[4, 8, 16]) };
     let network = Network {
         delay_us: *luck.pick(&[(50, 500), (200, 2_000), (1_000, 30_000)]),
-        lost: *luck.pick(&[0, 0, 0, 10, 50, 200]),
-        doubled: *luck.pick(&[0, 0, 0, 20, 200]),
-        reordered: *luck.pick(&[0, 0, 0, 50, 300]),
+        lost: *luck.pick(&[0, 0, 0, 1, 5, 20]),
+        doubled: *luck.pick(&[0, 0, 0, 2, 30]),
+        reordered: *luck.pick(&[0, 0, 0, 5, 30]),
     };
     let calm_ms = luck.between(2_000, 8_000);
     let mut drawing = Drawing { luck, shape, calm_ms, events: Vec::new() };
@@ -132,6 +134,10 @@ impl Drawing<'_> {
             Kind::CrashMinority => self.crash(minority),
             Kind::CrashMajority => self.crash(minority + 1),
             Kind::CrashAll => self.crash(self.shape.nodes),
+            Kind::CrashAt => {
+                let step = self.luck.pick(&TXN_STEPS).to_string();
+                What::CrashAt(Who::Leader(self.group().max(1)), step)
+            }
             Kind::Pause => What::Pause(self.who()),
             Kind::Isolate => self.cut(1),
             Kind::Split => {
@@ -179,7 +185,7 @@ impl Drawing<'_> {
         let lasts = match &what {
             What::Move { .. } | What::Join(_) | What::Leave(_) | What::Heal => None,
             What::Drift(..) => self.luck.chance(300).then_some((500, 4_000)),
-            What::Crash(_) | What::FailSync(_) => Some((10, 2_500)),
+            What::Crash(_) | What::CrashAt(..) | What::FailSync(_) => Some((10, 2_500)),
             // Some leave it for good, that is until all is well again.
             _ => self.luck.chance(850).then_some((20, 3_000)),
         };
@@ -265,6 +271,7 @@ mod tests {
         let all = [
             "clog",
             "crash",
+            "crash-at",
             "cut",
             "drift",
             "fail-sync",

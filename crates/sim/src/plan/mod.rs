@@ -9,6 +9,19 @@ use std::collections::BTreeMap;
 pub use draw::draw;
 pub use text::PlanError;
 
+/// The steps of a transaction over several groups at which a node can be made to end: four where it leads the coordinator, four
+/// where it leads a participant.
+pub const TXN_STEPS: [&str; 8] = [
+    "begun",
+    "prepared",
+    "decided",
+    "told",
+    "prepare-received",
+    "prepare-logged",
+    "decide-received",
+    "decide-logged",
+];
+
 /// A run, but for the luck in it, which is the seed's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -37,7 +50,7 @@ pub struct Shape {
     pub shards: u16,
 }
 
-/// What becomes of messages between nodes, in 1,000.
+/// What becomes of messages between nodes, in percent of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Network {
     /// How long a message takes at least and at most, in µs.
@@ -102,6 +115,8 @@ pub enum What {
         /// By how much.
         delay_ms: u64,
     },
+    /// A node ends when it next comes to this step of a transaction. It comes back.
+    CrashAt(Who, String),
     /// The disk of a node takes everything and finishes nothing.
     Stall(Who),
     /// The next sync of a node fails, which ends it. It comes back.

@@ -13,7 +13,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Event, Network, Plan, Shape, Step, What, Who};
+use super::{Event, Network, Plan, Shape, Step, TXN_STEPS, What, Who};
 
 /// A line that isn't part of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +47,7 @@ impl fmt::Display for What {
             What::OneWay { from, to } => write!(f, "one-way {from} {to}"),
             What::Clog { from, to } => write!(f, "clog {from} {to}"),
             What::Slow { a, b, delay_ms } => write!(f, "slow {a} {b} {delay_ms}ms"),
+            What::CrashAt(who, step) => write!(f, "crash-at {who} {step}"),
             What::Stall(who) => write!(f, "stall {who}"),
             What::FailSync(who) => write!(f, "fail-sync {who}"),
             What::Fill(who) => write!(f, "fill {who}"),
@@ -162,6 +163,13 @@ fn who(word: &str) -> Read<Who> {
     }
 }
 
+fn step_of_txn(word: &str) -> Read<String> {
+    match TXN_STEPS.contains(&word) {
+        true => Ok(word.to_string()),
+        false => Err(format!("`{word}` is none of {}", TXN_STEPS.join(", "))),
+    }
+}
+
 fn what(words: &mut Words<'_>) -> Read<What> {
     Ok(match words.word()? {
         "crash" => What::Crash(words.word()?.split(',').map(who).collect::<Read<_>>()?),
@@ -175,6 +183,10 @@ fn what(words: &mut Words<'_>) -> Read<What> {
         "one-way" => What::OneWay { from: words.number()?, to: words.number()? },
         "clog" => What::Clog { from: words.number()?, to: words.number()? },
         "slow" => What::Slow { a: words.number()?, b: words.number()?, delay_ms: words.with_unit("ms")? },
+        "crash-at" => {
+            let who = who(words.word()?)?;
+            What::CrashAt(who, step_of_txn(words.word()?)?)
+        }
         "stall" => What::Stall(who(words.word()?)?),
         "fail-sync" => What::FailSync(who(words.word()?)?),
         "fill" => What::Fill(who(words.word()?)?),
@@ -301,13 +313,13 @@ mod tests {
             at 1ms crash 2,leader-1 for 500ms\nat 2ms pause leader-0 for 5ms\nat 3ms cut 1 | 2,3\n\
             at 4ms one-way 1 2\nat 5ms clog 2 1 for 9ms\nat 6ms slow 1 3 40ms\nat 7ms stall 1 for 2ms\n\
             at 8ms fail-sync 3\nat 9ms fill 2\nat 10ms drift 1 -9000ppm\nat 11ms move 3 2\nat 12ms join 3\n\
-            at 13ms leave 1\nat 14ms heal\n\
+            at 13ms leave 1\nat 14ms heal\nat 15ms crash-at leader-1 told for 9ms\n\
             client 1: wait 20ms\nclient 1: get a\nclient 1: get-leased a\nclient 1: put a\nclient 1: append log0\nclient 1: delete a\n\
             client 1: create a\nclient 2: incr n0 -3\nclient 2: transfer n0 n1 5\nclient 2: swap a b\n\
             client 2: look a b n0\n";
         let plan: Plan = text.parse().unwrap();
         assert_eq!(plan.to_string(), text);
-        assert_eq!(plan.parts(), 25);
+        assert_eq!(plan.parts(), 26);
     }
 
     #[test]

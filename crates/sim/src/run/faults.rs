@@ -96,7 +96,7 @@ impl<'a> Faults<'a> {
                 found.into_iter().collect()
             }
             What::Pause(who) | What::Stall(who) | What::FailSync(who) | What::Fill(who) => find(who),
-            What::Drift(who, _) => find(who),
+            What::Drift(who, _) | What::CrashAt(who, _) => find(who),
             What::Cut(..) | What::OneWay { .. } | What::Clog { .. } | What::Slow { .. } => Vec::new(),
             What::Move { shard, to } => {
                 return self.cluster.order(Order::Move { shard: u32::from(*shard), to: *to });
@@ -132,10 +132,7 @@ impl<'a> Faults<'a> {
             match &fault.what {
                 What::Crash(_) => self.cluster.crash(*node),
                 What::Pause(_) => machine.pause(),
-                What::Stall(_) => {
-                    let lasts = fault.ends_ms.unwrap_or(self.plan.calm_ms).saturating_sub(self.now_ms());
-                    machine.stall_disk(Duration::from_millis(lasts));
-                }
+                What::Stall(_) => machine.stall_disk(true),
                 What::FailSync(_) => machine.fail_sync(),
                 What::Fill(_) => machine.limit_disk(Some(FULL_BYTES)),
                 What::Drift(_, ppm) => machine.drift_clock(i32::try_from(*ppm).unwrap_or(0)),
@@ -169,18 +166,17 @@ impl<'a> Faults<'a> {
     fn release(&mut self, node: u32, what: &What) {
         let machine = self.cluster.machine(node);
         match what {
-            What::Crash(_) | What::FailSync(_) => {
+            What::Crash(_) | What::CrashAt(..) | What::FailSync(_) => {
                 let is_down = self.is_hit(node, |what| matches!(what, What::Crash(_)));
-                if matches!(what, What::FailSync(_)) && machine.is_up() {
-                    // It didn't come to a sync meanwhile.
-                    self.cluster.crash(node);
-                }
+                machine.spare_sync();
                 if !is_down && !machine.is_up() {
                     self.start(node);
                 }
             }
             What::Pause(_) if !self.is_hit(node, |what| matches!(what, What::Pause(_))) => machine.resume(),
-            What::Stall(_) => machine.stall_disk(Duration::ZERO),
+            What::Stall(_) if !self.is_hit(node, |what| matches!(what, What::Stall(_))) => {
+                machine.stall_disk(false)
+            }
             What::Fill(_) if !self.is_hit(node, |what| matches!(what, What::Fill(_))) => {
                 machine.limit_disk(None)
             }
@@ -223,11 +219,19 @@ impl<'a> Faults<'a> {
 
     /// What a node is to do with messages: what a connection of TCP doesn't do by itself.
     fn messages_of(&self, node: u32) -> v1::Faults {
+        let percent = |percent: u64| u32::try_from(percent).unwrap_or(100);
         let mut faults = v1::Faults {
-            loss_percent: u32::try_from(self.network.lost / 10).unwrap_or(0),
+            loss_percent: percent(self.network.lost),
+            doubled_percent: percent(self.network.doubled),
+            shuffled_percent: percent(self.network.reordered),
             ..v1::Faults::default()
         };
         for fault in &self.in_force {
+            if let What::CrashAt(_, step) = &fault.what
+                && fault.nodes.contains(&node)
+            {
+                faults.crash_at = step.clone();
+            }
             if let What::OneWay { from, to } = &fault.what {
                 if *from == node && !faults.mute_to.contains(to) {
                     faults.mute_to.push(*to);
@@ -302,7 +306,7 @@ impl<'a> Faults<'a> {
             let ended = machine.ended().filter(|_| !machine.is_up());
             let Some(why) = failed.or(ended) else { continue };
             self.cluster.watch.say(|| format!("---- node {node}: {why}"));
-            let may = |what: &What| matches!(what, What::FailSync(_) | What::Fill(_));
+            let may = |what: &What| matches!(what, What::CrashAt(..) | What::FailSync(_) | What::Fill(_));
             if !self.is_hit(node, may) {
                 let detail = format!("node {node} ended by itself: {why}");
                 self.cluster.watch.violated(Violation { property: "P10", detail });
