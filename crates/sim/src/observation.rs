@@ -152,6 +152,8 @@ pub struct Called {
     pub what: String,
     /// When it began, in µs.
     pub invoked_us: u64,
+    /// How long it was tried at most, in µs.
+    pub patience_us: u64,
     /// When it was answered, in µs.
     pub returned_us: Option<u64>,
     /// Why it wasn't done, if so.

@@ -1,5 +1,5 @@
 //! P0: replaying the writes of steps 1..k gives the durable part of the replica after step k, writes become durable in their
-//! order, and nothing in `after_sync` of step k leaves before they are durable.
+//! order, and nothing in `after_sync` of step k leaves before they are durable. A lazy write may be behind: nothing rests on it.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -24,8 +24,11 @@ struct Life {
     steps: u64,
     /// Writes that aren't durable yet.
     written: VecDeque<Write<Payload>>,
-    /// How many writes there were, and how many of them are durable.
+    /// How many writes there were.
     writes: u64,
+    /// How many of them must be durable before what comes after them leaves: those through the last one that isn't lazy.
+    needed: u64,
+    /// How many are.
     durable: u64,
     /// What may leave once so many writes are durable.
     held: VecDeque<(u64, Envelope<Payload>)>,
@@ -63,15 +66,21 @@ impl Checker for P0 {
             Observation::Recovered { at, replica } => {
                 let (written, held) = (VecDeque::new(), VecDeque::new());
                 let monitor = Monitor::of(replica);
-                self.lives.insert(at, Life { monitor, steps: 0, written, writes: 0, durable: 0, held });
+                self.lives
+                    .insert(at, Life { monitor, steps: 0, written, writes: 0, needed: 0, durable: 0, held });
                 Ok(())
             }
             Observation::Stepped { at, replica, out, .. } => {
                 let Some(life) = self.lives.get_mut(&at) else { return Ok(()) };
                 life.steps += 1;
-                life.writes += out.writes.len() as u64;
-                life.written.extend(out.writes.iter().cloned());
-                life.held.extend(out.after_sync.iter().map(|envelope| (life.writes, envelope.clone())));
+                for write in &out.writes {
+                    life.writes += 1;
+                    if !write.is_lazy() {
+                        life.needed = life.writes;
+                    }
+                    life.written.push_back(write.clone());
+                }
+                life.held.extend(out.after_sync.iter().map(|envelope| (life.needed, envelope.clone())));
                 let found = life.monitor.stepped(replica, out);
                 let whole = || life.steps.is_multiple_of(WHOLE_EVERY).then(|| life.monitor.whole(replica));
                 found.or_else(|| whole().flatten()).map_or(Ok(()), Err)

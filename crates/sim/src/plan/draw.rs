@@ -71,6 +71,7 @@ pub fn draw(seed: u64) -> Plan {
         reordered: *luck.pick(&[0, 0, 0, 5, 30]),
     };
     let calm_ms = luck.between(2_000, 8_000);
+    let patience_ms = *luck.pick(&[1_000, 4_000, 20_000, 20_000]);
     let mut drawing = Drawing { luck, shape, calm_ms, events: Vec::new() };
     let per_mille = *drawing.luck.pick(&[0, 100, 250, 250, 400]);
     let kinds: Vec<Kind> = KINDS.into_iter().filter(|_| drawing.luck.chance(per_mille)).collect();
@@ -82,7 +83,7 @@ pub fn draw(seed: u64) -> Plan {
     let mut events = drawing.events;
     events.sort_by_key(|event| event.at_ms);
     let clients = clients(luck);
-    Plan { seed, shape, network, calm_ms, events, clients }
+    Plan { seed, shape, network, patience_ms, calm_ms, events, clients }
 }
 
 struct Drawing<'a> {

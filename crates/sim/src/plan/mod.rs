@@ -31,6 +31,8 @@ pub struct Plan {
     pub shape: Shape,
     /// What the network does as long as there are faults.
     pub network: Network,
+    /// How long a client's operation may take with all its tries, in ms.
+    pub patience_ms: u64,
     /// When all faults end, in ms; what comes after is judged by P10.
     pub calm_ms: u64,
     /// What happens to the cluster, by time.
@@ -115,11 +117,11 @@ pub enum What {
         /// By how much.
         delay_ms: u64,
     },
-    /// A node ends when it next comes to this step of a transaction. It comes back.
+    /// A node ends whenever it comes to this step of a transaction, as long as this lasts. It comes back.
     CrashAt(Who, String),
     /// The disk of a node takes everything and finishes nothing.
     Stall(Who),
-    /// The next sync of a node fails, which ends it. It comes back.
+    /// The next sync of a node fails, if there is one as long as this lasts. That ends it, and it comes back.
     FailSync(Who),
     /// The disk of a node has no room.
     Fill(Who),

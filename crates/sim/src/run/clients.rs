@@ -37,7 +37,8 @@ impl Calls {
     ) -> Option<T> {
         let number = {
             let mut calls = self.0.lock();
-            calls.push(Called { what, invoked_us: cluster.now_us(), returned_us: None, failed: None });
+            let (invoked_us, patience_us) = (cluster.now_us(), cluster.patience_us());
+            calls.push(Called { what, invoked_us, patience_us, returned_us: None, failed: None });
             calls.len() - 1
         };
         let answer = operation.await;

@@ -18,8 +18,6 @@ use crate::watch::Watch;
 
 /// How long a cluster may take until it serves for the first time.
 const READY_WITHIN: Duration = Duration::from_secs(20);
-/// How long an operation of a client may take with all its tries.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Where a node stands.
@@ -38,6 +36,7 @@ pub(super) struct Cluster {
     pub(super) world: World,
     pub(super) watch: Arc<Watch>,
     seed: u64,
+    patience: Duration,
     configs: BTreeMap<u32, Config>,
     /// By node; the life's number beside it.
     standing: Arc<Mutex<BTreeMap<u32, (u64, Standing)>>>,
@@ -79,8 +78,9 @@ impl Cluster {
         };
         let configs = nodes.iter().map(|entry| (entry.id, config(entry))).collect();
         let (seed, began) = (plan.seed, Mutex::new(Instant::now()));
+        let patience = Duration::from_millis(plan.patience_ms);
         let (standing, clients, orders) = Default::default();
-        Cluster { world, watch, seed, configs, standing, began, clients, orders }
+        Cluster { world, watch, seed, patience, configs, standing, began, clients, orders }
     }
 
     /// Starts all nodes, and waits until a client can write; whether that came to be.
@@ -88,7 +88,7 @@ impl Cluster {
         self.nodes().for_each(|node| self.start(node));
         let deadline = Instant::now() + READY_WITHIN;
         let served = async {
-            let client = self.client().await?;
+            let client = self.client_within(READY_WITHIN).await?;
             // Every node is known to the shardmaster before anything happens to it: it takes a new group on all of them.
             let nodes: Vec<u32> = self.nodes().collect();
             let mut registered = client.shardmaster().join(u32::from(u16::MAX), &nodes, true).await;
@@ -127,6 +127,11 @@ impl Cluster {
     /// Virtual time since then, in µs.
     pub(super) fn now_us(&self) -> u64 {
         u64::try_from(self.began().elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// How long a client tries, in µs.
+    pub(super) fn patience_us(&self) -> u64 {
+        u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX)
     }
 
     /// The node that is meant now.
@@ -181,6 +186,10 @@ impl Cluster {
 
     /// A client with a session of its own.
     pub(super) async fn client(&self) -> Result<Client, Error> {
+        self.client_within(self.patience).await
+    }
+
+    async fn client_within(&self, timeout: Duration) -> Result<Client, Error> {
         let number = {
             let mut clients = self.clients.lock();
             *clients += 1;
@@ -188,7 +197,7 @@ impl Cluster {
         };
         let endpoints = self.nodes().map(|node| self.client_address(node)).collect();
         let seed = Some(self.seed.wrapping_mul(1_000).wrapping_add(number));
-        let (timeout, access) = (OPERATION_TIMEOUT, self.access());
+        let access = self.access();
         Client::connect(ClientOptions { endpoints, timeout, access, seed, ..ClientOptions::default() }).await
     }
 
