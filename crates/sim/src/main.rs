@@ -113,6 +113,9 @@ fn act(arguments: &Arguments) -> Result<u8> {
     let trace = if arguments.trace { Trace::Print } else { Trace::Off };
     let report = run(&plan, &Options { canary: arguments.canary, trace });
     let failures = failure(arguments, &plan, &report, replay).into_iter().collect();
+    if arguments.output == Output::Text {
+        writeln!(io::stdout(), "hash of the run: {:016x}", report.hash)?;
+    }
     conclude(arguments, &report.figures, failures)
 }
 

@@ -58,9 +58,10 @@ impl Checker for P3 {
             }
             Observation::Stepped { at, out, .. } => {
                 self.sent(at, &out.sends)?;
-                self.sent(at, &out.after_sync)?;
                 self.voted(at, &out.writes)
             }
+            // Only now is a ballot used: one that a crash forgets before it left may come again.
+            Observation::Released { at, envelopes } => self.sent(at, envelopes),
             _ => Ok(()),
         }
     }
@@ -130,8 +131,14 @@ mod tests {
         let prepare = || sends(Message::Prepare { ballot: ballot(1), chosen_end: Slot(1), released: None });
         assert_eq!(step(&mut recovered(), 2, prepare()), Some("P3"));
         let mut p3 = recovered();
-        assert_eq!(step(&mut p3, 1, prepare()), None);
+        let held = Output { after_sync: prepare().sends, ..Output::default() };
+        assert_eq!(step(&mut p3, 1, held), None);
         p3.observe(&Observation::Recovered { at: at(1), replica: &fresh(1) }).unwrap();
-        assert_eq!(step(&mut p3, 1, prepare()), Some("P3"));
+        let leaves = |p3: &mut P3| {
+            property(&p3.observe(&Observation::Released { at: at(1), envelopes: &prepare().sends }))
+        };
+        assert_eq!(leaves(&mut p3), None, "the life before had only prepared to say it");
+        p3.observe(&Observation::Recovered { at: at(1), replica: &fresh(1) }).unwrap();
+        assert_eq!(leaves(&mut p3), Some("P3"));
     }
 }

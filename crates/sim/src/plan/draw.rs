@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use testkit::prng::Prng;
 
-use super::{Event, Network, Plan, Shape, Step, TXN_STEPS, What, Who};
+use super::{Event, Log, Network, Plan, Shape, Step, TXN_STEPS, What, Who};
 
 /// How much faster or slower a clock may run, in parts per million: within the bound that leases count on.
 const DRIFT_PPM_MAX: u64 = 9_000;
@@ -70,6 +70,10 @@ pub fn draw(seed: u64) -> Plan {
         doubled: *luck.pick(&[0, 0, 0, 2, 30]),
         reordered: *luck.pick(&[0, 0, 0, 5, 30]),
     };
+    let log = Log {
+        keep_bytes: *luck.pick(&[500, 5_000, 1 << 20]),
+        checkpoint_bytes: *luck.pick(&[100_000, 300_000, 64 << 20]),
+    };
     let calm_ms = luck.between(2_000, 8_000);
     let patience_ms = *luck.pick(&[1_000, 4_000, 20_000, 20_000]);
     let mut drawing = Drawing { luck, shape, calm_ms, events: Vec::new() };
@@ -83,7 +87,7 @@ pub fn draw(seed: u64) -> Plan {
     let mut events = drawing.events;
     events.sort_by_key(|event| event.at_ms);
     let clients = clients(luck);
-    Plan { seed, shape, network, patience_ms, calm_ms, events, clients }
+    Plan { seed, shape, network, log, patience_ms, calm_ms, events, clients }
 }
 
 struct Drawing<'a> {

@@ -31,6 +31,8 @@ pub struct Plan {
     pub shape: Shape,
     /// What the network does as long as there are faults.
     pub network: Network,
+    /// How soon logs are cut off.
+    pub log: Log,
     /// How long a client's operation may take with all its tries, in ms.
     pub patience_ms: u64,
     /// When all faults end, in ms; what comes after is judged by P10.
@@ -63,6 +65,15 @@ pub struct Network {
     pub doubled: u64,
     /// So many are overtaken by later ones.
     pub reordered: u64,
+}
+
+/// When a node lets go of its log, in memory and on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Entries that are kept in memory for replicas that lag, in bytes; above it they need a snapshot.
+    pub keep_bytes: u64,
+    /// Log on disk after which a checkpoint is due, in bytes.
+    pub checkpoint_bytes: u64,
 }
 
 /// Something that happens to the cluster.

@@ -4,6 +4,7 @@
 //! seed 42
 //! cluster nodes=3 groups=2 shards=8
 //! network delay=50us..500us lost=20 doubled=0 reordered=0
+//! log keep=2000 checkpoint=98304
 //! patience 20000ms
 //! calm 8000ms
 //! at 1200ms crash 2,leader-1 for 500ms
@@ -14,7 +15,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Event, Network, Plan, Shape, Step, TXN_STEPS, What, Who};
+use super::{Event, Log, Network, Plan, Shape, Step, TXN_STEPS, What, Who};
 
 /// A line that isn't part of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +94,8 @@ impl fmt::Display for Plan {
         writeln!(f, "seed {seed}")?;
         writeln!(f, "cluster nodes={nodes} groups={groups} shards={shards}")?;
         writeln!(f, "network delay={min}us..{max}us lost={lost} doubled={doubled} reordered={reordered}")?;
+        let Log { keep_bytes, checkpoint_bytes } = self.log;
+        writeln!(f, "log keep={keep_bytes} checkpoint={checkpoint_bytes}")?;
         writeln!(f, "patience {}ms\ncalm {}ms", self.patience_ms, self.calm_ms)?;
         self.events.iter().try_for_each(|event| writeln!(f, "{event}"))?;
         for (client, steps) in &self.clients {
@@ -250,12 +253,20 @@ fn network(mut words: Words<'_>) -> Read<Network> {
     Ok(Network { delay_us, lost, doubled, reordered })
 }
 
+fn log(mut words: Words<'_>) -> Read<Log> {
+    let keep_bytes = number(words.field("keep")?)?;
+    let checkpoint_bytes = number(words.field("checkpoint")?)?;
+    words.end()?;
+    Ok(Log { keep_bytes, checkpoint_bytes })
+}
+
 /// What was read so far.
 #[derive(Default)]
 struct Draft {
     seed: Option<u64>,
     shape: Option<Shape>,
     network: Option<Network>,
+    log: Option<Log>,
     patience_ms: Option<u64>,
     calm_ms: Option<u64>,
     events: Vec<Event>,
@@ -269,6 +280,7 @@ impl Draft {
             "seed" => self.seed = Some(words.number()?),
             "cluster" => self.shape = Some(shape(words)?),
             "network" => self.network = Some(network(words)?),
+            "log" => self.log = Some(log(words)?),
             "patience" => self.patience_ms = Some(words.with_unit("ms")?),
             "calm" => self.calm_ms = Some(words.with_unit("ms")?),
             "at" => self.events.push(event(words)?),
@@ -282,11 +294,11 @@ impl Draft {
     }
 
     fn finish(self) -> Option<Plan> {
-        let Draft { seed, shape, network, patience_ms, calm_ms, mut events, clients } = self;
+        let Draft { seed, shape, network, log, patience_ms, calm_ms, mut events, clients } = self;
         events.sort_by_key(|event| event.at_ms);
         let (seed, shape, network) = (seed?, shape?, network?);
-        let (patience_ms, calm_ms) = (patience_ms?, calm_ms?);
-        Some(Plan { seed, shape, network, patience_ms, calm_ms, events, clients })
+        let (log, patience_ms, calm_ms) = (log?, patience_ms?, calm_ms?);
+        Some(Plan { seed, shape, network, log, patience_ms, calm_ms, events, clients })
     }
 }
 
@@ -301,7 +313,8 @@ impl FromStr for Plan {
                 draft.take(told).map_err(|what| PlanError { line: index + 1, what })?;
             }
         }
-        let missing = "`seed`, `cluster`, `network`, `patience` and `calm` must all be said".to_string();
+        let missing =
+            "`seed`, `cluster`, `network`, `log`, `patience` and `calm` must all be said".to_string();
         draft.finish().ok_or(PlanError { line: 0, what: missing })
     }
 }
@@ -313,7 +326,7 @@ mod tests {
     #[test]
     fn every_kind_of_line_is_read_as_it_is_written() {
         let text = "seed 42\ncluster nodes=3 groups=2 shards=8\n\
-            network delay=50us..500us lost=20 doubled=1 reordered=2\npatience 2000ms\ncalm 8000ms\n\
+            network delay=50us..500us lost=20 doubled=1 reordered=2\nlog keep=2000 checkpoint=98304\npatience 2000ms\ncalm 8000ms\n\
             at 1ms crash 2,leader-1 for 500ms\nat 2ms pause leader-0 for 5ms\nat 3ms cut 1 | 2,3\n\
             at 4ms one-way 1 2\nat 5ms clog 2 1 for 9ms\nat 6ms slow 1 3 40ms\nat 7ms stall 1 for 2ms\n\
             at 8ms fail-sync 3\nat 9ms fill 2\nat 10ms drift 1 -9000ppm\nat 11ms move 3 2\nat 12ms join 3\n\
@@ -337,7 +350,7 @@ mod tests {
     #[test]
     fn comments_and_empty_lines_say_nothing_and_events_are_put_in_order() {
         let head = "seed 1\n\n# what for\ncluster nodes=1 groups=1 shards=1 # small\n\
-            network delay=1us..2us lost=0 doubled=0 reordered=0\npatience 1ms\ncalm 9ms\n";
+            network delay=1us..2us lost=0 doubled=0 reordered=0\nlog keep=0 checkpoint=1\npatience 1ms\ncalm 9ms\n";
         let plan: Plan = format!("{head}at 5ms heal\nat 3ms join 2\n").parse().unwrap();
         assert_eq!(plan.events.iter().map(|event| event.at_ms).collect::<Vec<_>>(), [3, 5]);
     }

@@ -8,6 +8,8 @@ use client::{Access, Client, ClientOptions, Dialer, Error};
 use kvserver::server::config::{Config, Listen, NodeEntry};
 use parking_lot::Mutex;
 use paxos::invariants::Violation;
+use paxos::limits::Limits;
+use runtime::options::Bounds;
 use simulated::{Machine, World};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -18,6 +20,8 @@ use crate::watch::Watch;
 
 /// How long a cluster may take until it serves for the first time.
 const READY_WITHIN: Duration = Duration::from_secs(20);
+/// Small, so that logs are cut off often, and a simulated disk takes little memory.
+const SEGMENT_BYTES: u64 = 64 << 10;
 const POLL: Duration = Duration::from_millis(20);
 
 /// Where a node stands.
@@ -62,6 +66,12 @@ fn entry(id: u32) -> NodeEntry {
 impl Cluster {
     pub(super) fn new(world: World, plan: &Plan, watch: Arc<Watch>) -> Cluster {
         let nodes: Vec<NodeEntry> = (1..=plan.shape.nodes).map(entry).collect();
+        let limits = Limits { keep_bytes_min: 0, keep_bytes_max: plan.log.keep_bytes, ..Limits::default() };
+        let bounds = Bounds {
+            segment_bytes: SEGMENT_BYTES,
+            checkpoint_log_bytes: plan.log.checkpoint_bytes,
+            ..Bounds::default()
+        };
         let config = |entry: &NodeEntry| Config {
             node: entry.id,
             data_dir: "/data".into(),
@@ -73,6 +83,8 @@ impl Cluster {
                 http: entry.http.clone(),
             },
             nodes: nodes.clone(),
+            bounds: bounds.clone(),
+            limits: limits.clone(),
             faults: true,
             ..Config::default()
         };

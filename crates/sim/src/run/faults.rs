@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use paxos::invariants::Violation;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use wire::v1;
 
@@ -18,6 +19,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const AGAIN_MS: u64 = 300;
 /// How long a node may take to be told of what becomes of messages.
 const TELL_WITHIN: Duration = Duration::from_secs(1);
+/// In the reason of a node that ended at a step of a transaction, since it was told to.
+const TOLD_TO_END: &str = "told to end";
 /// Room on a full disk.
 const FULL_BYTES: u64 = 0;
 
@@ -46,12 +49,13 @@ pub(super) struct Faults<'a> {
     /// Nodes that ended by themselves, or couldn't start, and when they are started again.
     again: BTreeMap<u32, u64>,
     told: Arc<Mutex<Told>>,
+    tellings: JoinSet<()>,
 }
 
 impl<'a> Faults<'a> {
     pub(super) fn new(plan: &'a Plan, cluster: &'a Arc<Cluster>) -> Faults<'a> {
-        let (in_force, cut, clogged, slowed, again, told) = Default::default();
-        Faults { cluster, plan, network: plan.network, in_force, cut, clogged, slowed, again, told }
+        let (in_force, cut, clogged, slowed, again, told, tellings) = Default::default();
+        Faults { cluster, plan, network: plan.network, in_force, cut, clogged, slowed, again, told, tellings }
     }
 
     /// Until all faults are over, or a property doesn't hold. When that was, in µs.
@@ -245,7 +249,8 @@ impl<'a> Faults<'a> {
     }
 
     /// Whoever serves and hasn't been told is told.
-    fn tell_all(&self) {
+    fn tell_all(&mut self) {
+        while self.tellings.try_join_next().is_some() {}
         for node in self.cluster.nodes() {
             let Some((life, Standing::Serves)) = self.cluster.standing(node) else { continue };
             let wanted = self.messages_of(node);
@@ -259,13 +264,14 @@ impl<'a> Faults<'a> {
             self.told.lock().insert(node, now);
             let (told, access, address) =
                 (self.told.clone(), self.cluster.access(), self.cluster.client_address(node));
-            tokio::spawn(async move {
+            self.tellings.spawn(async move {
                 let telling = async {
                     let mut admin = client::admin(&address, TELL_WITHIN, &access).await.ok()?;
                     admin.set_faults(wanted).await.ok()
                 };
                 if !matches!(tokio::time::timeout(TELL_WITHIN, telling).await, Ok(Some(_))) {
-                    told.lock().remove(&node);
+                    // It may know or not: what is wanted is told again.
+                    told.lock().insert(node, (life, v1::Faults { enabled: true, ..v1::Faults::default() }));
                 }
             });
         }
@@ -306,8 +312,12 @@ impl<'a> Faults<'a> {
             let ended = machine.ended().filter(|_| !machine.is_up());
             let Some(why) = failed.or(ended) else { continue };
             self.cluster.watch.say(|| format!("---- node {node}: {why}"));
+            if self.is_hit(node, |what| matches!(what, What::CrashAt(..))) {
+                self.cluster.watch.count(|figures| figures.crashes += 1);
+            }
+            // It may not have heard yet that it needn't.
             let may = |what: &What| matches!(what, What::CrashAt(..) | What::FailSync(_) | What::Fill(_));
-            if !self.is_hit(node, may) {
+            if !self.is_hit(node, may) && !why.contains(TOLD_TO_END) {
                 let detail = format!("node {node} ended by itself: {why}");
                 self.cluster.watch.violated(Violation { property: "P10", detail });
             }
@@ -330,7 +340,8 @@ impl<'a> Faults<'a> {
                 matches!(self.cluster.standing(node), Some((_, Standing::Serves)))
                     && self.cluster.machine(node).is_up()
             });
-            if (all_serve && self.again.is_empty()) || Instant::now() > deadline {
+            let all_know = self.tellings.is_empty();
+            if (all_serve && all_know && self.again.is_empty()) || Instant::now() > deadline {
                 break;
             }
             sleep(LOOK).await;
