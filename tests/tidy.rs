@@ -5,6 +5,8 @@
 
 #[path = "tidy/arrows.rs"]
 mod arrows;
+#[path = "tidy/seam.rs"]
+mod seam;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -170,3 +170,82 @@ impl Future for Living {
         Poll::Ready(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Says when it is dropped.
+    struct Dropped(u32, Arc<Mutex<Vec<u32>>>);
+
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.1.lock().push(self.0);
+        }
+    }
+
+    fn counting(life: &Arc<Life>) -> Arc<Mutex<u32>> {
+        let count = Arc::new(Mutex::new(0));
+        let counted = count.clone();
+        life.spawn(Box::pin(async move {
+            loop {
+                *counted.lock() += 1;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }));
+        count
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_life_stands_still_goes_on_and_ends_at_once() {
+        let life = Life::new();
+        let count = counting(&life);
+        let passes = async |ms| {
+            let before = *count.lock();
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            *count.lock() - before
+        };
+        assert!(passes(10).await > 5);
+        life.pause();
+        assert!(passes(10).await <= 1);
+        assert_eq!(passes(10).await, 0);
+        life.resume();
+        assert!(passes(10).await > 5);
+        assert!(life.end(None) && !life.end(Some("again")));
+        life.bury();
+        assert_eq!((passes(10).await, Arc::strong_count(&count), life.why()), (0, 1, None));
+        life.spawn(Box::pin(async { panic!("a life that is over begins nothing") }));
+        tokio::task::yield_now().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tasks_are_dropped_in_the_order_in_which_they_began_also_by_one_of_them() {
+        let (life, order) = (Life::new(), Arc::new(Mutex::new(Vec::new())));
+        for number in 0..5 {
+            let (dropped, ending) = (Dropped(number, order.clone()), life.clone());
+            life.spawn(Box::pin(async move {
+                let _dropped = dropped;
+                if number == 2 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    ending.end(Some("told to"));
+                    ending.bury();
+                }
+                std::future::pending::<()>().await;
+            }));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert_eq!(*order.lock(), [0, 1, 3, 4, 2], "the one that runs goes when it rests");
+        assert_eq!(life.why().as_deref(), Some("told to"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_ends_its_life() {
+        let life = Life::new();
+        let count = counting(&life);
+        life.spawn(Box::pin(async { panic!("this panic is part of the test") }));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert_eq!((life.why().as_deref(), *count.lock()), (Some("it panicked"), 1));
+    }
+}

@@ -229,3 +229,98 @@ impl http_body::Body for Reader {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn pipe(seed: u64) -> (Arc<Net>, Arc<Pipe>, Reader) {
+        let net = Net::new(seed, (Duration::ZERO, 20 * MS));
+        let at = |machine| Place { machine, life: None };
+        let pipe = Pipe::new(net.clone(), at(1), at(2));
+        let reader = Reader::new(pipe.clone(), None);
+        (net, pipe, reader)
+    }
+
+    fn frame(byte: u8, length: usize) -> Item {
+        Item::Frame(Frame::data(vec![byte; length].into()))
+    }
+
+    /// The first byte of what comes next; nothing at the end.
+    async fn next(reader: &mut Reader) -> Result<Option<u8>, String> {
+        match poll_fn(|context| reader.poll_item(context)).await {
+            Some(Ok(Item::Frame(frame))) => Ok(frame.into_data().ok().map(|data| data[0])),
+            Some(Ok(Item::Request | Item::Head(_))) => Err("no frame".to_string()),
+            Some(Err(error)) => Err(error.to_string()),
+            None => Ok(None),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_sent_arrives_in_order_and_takes_its_time() {
+        let (_, pipe, mut reader) = pipe(1);
+        (0..50).for_each(|byte| pipe.send(frame(byte, 1)));
+        pipe.end();
+        let began = Instant::now();
+        for byte in 0..50 {
+            assert_eq!(next(&mut reader).await, Ok(Some(byte)));
+        }
+        assert_eq!(next(&mut reader).await, Ok(None));
+        assert!(began.elapsed() > 15 * MS && began.elapsed() <= 21 * MS, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_too_much_waits_until_it_is_read_or_nobody_reads() {
+        let (_, pipe, mut reader) = pipe(1);
+        let room = async |pipe: &Pipe| poll_fn(|context| pipe.poll_room(context)).await;
+        assert!(room(&pipe).await);
+        pipe.send(frame(1, WINDOW_BYTES));
+        assert!(tokio::time::timeout(1_000 * MS, room(&pipe)).await.is_err());
+        let (has_room, read) = tokio::join!(room(&pipe), next(&mut reader));
+        assert!(has_room && read == Ok(Some(1)));
+        pipe.send(frame(2, WINDOW_BYTES));
+        let (has_room, ()) = tokio::join!(room(&pipe), async { drop(reader) });
+        assert!(!has_room);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clog_holds_back_and_a_cut_breaks() {
+        let (net, pipe, mut reader) = pipe(1);
+        pipe.send(frame(1, 1));
+        net.clog(1, 2, true);
+        assert!(tokio::time::timeout(1_000 * MS, next(&mut reader)).await.is_err());
+        let (found, ()) = tokio::join!(next(&mut reader), async { net.clog(1, 2, false) });
+        assert_eq!(found, Ok(Some(1)));
+        pipe.send(frame(2, 1));
+        net.cut(2, 1, true);
+        pipe.send(frame(3, 1));
+        assert!(next(&mut reader).await.unwrap_err().contains("gone"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_sent_before_a_death_may_arrive_and_nothing_else() {
+        let mut arrived = std::collections::BTreeSet::new();
+        for seed in 0..40 {
+            let (net, pipe, mut reader) = pipe(seed);
+            (0..3).for_each(|byte| pipe.send(frame(byte, 1)));
+            net.died(1);
+            pipe.send(frame(9, 1));
+            let mut count = 0;
+            while let Ok(found) = next(&mut reader).await {
+                assert_eq!(found, Some(count));
+                count += 1;
+            }
+            arrived.insert(count);
+        }
+        assert_eq!(arrived, (0..=3).collect());
+        let (net, pipe, mut reader) = pipe(1);
+        pipe.send(frame(1, 1));
+        net.died(2);
+        assert!(next(&mut reader).await.is_err(), "who is dead reads nothing");
+    }
+}

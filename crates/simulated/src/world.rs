@@ -154,3 +154,29 @@ async fn pause_time() {
     }
     tokio::time::advance(least).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_world_begins_at_a_whole_millisecond_also_where_time_was_real() {
+        for _ in 0..3 {
+            let world = World::new(WorldOptions::new(1)).await.unwrap();
+            let began = Instant::now();
+            for us in [1, 500, 1_000] {
+                let before = began.elapsed();
+                tokio::time::sleep(Duration::from_micros(us)).await;
+                assert_eq!(began.elapsed() - before, Duration::from_millis(1), "{us} µs");
+            }
+            tokio::time::sleep(Duration::from_micros(1_001)).await;
+            assert_eq!(world.elapsed(), Duration::from_millis(5));
+            tokio::time::resume();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn where_several_threads_run_there_is_no_world() {
+        assert_eq!(World::new(WorldOptions::new(1)).await.err(), Some(NotHere::ManyThreads));
+    }
+}

@@ -27,5 +27,9 @@ async fn main() -> Result<(), Error> {
 
 fn say(what: &str, simulated: Duration, real: Duration) {
     let rate = simulated.as_secs_f64() / real.as_secs_f64();
-    println!("{what}: {:.1} s simulated in {:.2} s, {rate:.0} times as fast", simulated.as_secs_f64(), real.as_secs_f64());
+    println!(
+        "{what}: {:.1} s simulated in {:.2} s, {rate:.0} times as fast",
+        simulated.as_secs_f64(),
+        real.as_secs_f64()
+    );
 }

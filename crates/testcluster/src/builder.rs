@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use kvserver::server::config::{Config, Listen, NodeEntry};
 use runtime::observe::Observer;
+use runtime::options::Bounds;
 use simulated::{World, WorldOptions};
 use tokio::time::Instant;
 
@@ -150,8 +151,7 @@ impl Builder {
             Mode::Live => Place::Threads,
             Mode::Sim => {
                 let options = WorldOptions::new(replay.seed);
-                let world = World::new(WorldOptions { observer: self.observer.clone(), ..options }).await;
-                Place::World(world.map_err(|why| Error::Invalid(why.to_string()))?)
+                Place::World(world(WorldOptions { observer: self.observer.clone(), ..options }).await?)
             }
             Mode::Process => Place::Processes { binary: process::find(self.binary.as_deref())? },
         };
@@ -176,7 +176,7 @@ impl Builder {
     async fn try_start(&self, mode: Mode, place: Place, replay: &Replay) -> Result<TestCluster, Error> {
         let dir = match mode {
             Mode::Live | Mode::Process => Dir::Real(temporary()?),
-            Mode::Sim => Dir::Simulated(PathBuf::from("/simulated")),
+            Mode::Sim => Dir::simulated(),
         };
         let configs = self.configs(mode, dir.path())?;
         let keeper =
@@ -222,7 +222,10 @@ impl Builder {
         };
         let config = |entry: &NodeEntry| match mode {
             Mode::Live | Mode::Process => config(entry),
-            Mode::Sim => on_small_disks(config(entry)),
+            Mode::Sim => {
+                let config = config(entry);
+                Config { bounds: small_disks(config.bounds.clone()), ..config }
+            }
         };
         let configs: Vec<Config> = nodes.iter().map(config).collect();
         let wrong = |(key, reason): (String, String)| Error::Invalid(format!("{key}: {reason}"));
@@ -232,7 +235,7 @@ impl Builder {
 }
 
 /// The mode that was asked for, else the one that the environment says.
-fn mode(told: Option<Mode>) -> Result<Mode, Error> {
+pub(crate) fn mode(told: Option<Mode>) -> Result<Mode, Error> {
     match (told, std::env::var(MODE_VARIABLE)) {
         (Some(mode), _) => Ok(mode),
         (None, Ok(name)) => {
@@ -249,10 +252,13 @@ pub(crate) fn temporary() -> Result<tempfile::TempDir, Error> {
 }
 
 /// Segments and checkpoints of simulated nodes come and go often, and take little memory.
-fn on_small_disks(mut config: Config) -> Config {
-    config.bounds.segment_bytes = 64 << 10;
-    config.bounds.checkpoint_log_bytes = 256 << 10;
-    config
+pub(crate) fn small_disks(bounds: Bounds) -> Bounds {
+    Bounds { segment_bytes: 64 << 10, checkpoint_log_bytes: 256 << 10, ..bounds }
+}
+
+/// A world in the runtime of the test.
+pub(crate) async fn world(options: WorldOptions) -> Result<World, Error> {
+    World::new(options).await.map_err(|why| Error::Invalid(why.to_string()))
 }
 
 fn simulated_entry(id: u32) -> NodeEntry {

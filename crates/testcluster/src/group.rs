@@ -1,9 +1,10 @@
-//! A state machine of your own, replicated: three replicas in this process, over loopback, with real files.
+//! A state machine of your own, replicated: replicas in this process, over loopback with real files, or simulated.
 //!
 //! The nodes are those of the store: the same log, the same disk, the same leases. Only what they replicate is yours.
 
 use std::fmt;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,17 +13,17 @@ use paxos::limits::Limits;
 use paxos::rsm::state_machine::{RequestId, StateMachine};
 use runtime::api::{Call, CallResult, Handle, NodeStatus, ReadConsistency, Refused, ReplicaStatus, Sink};
 use runtime::env::Env;
-use runtime::node::StartError;
+use runtime::node::{self, StartError};
 use runtime::options::{Bounds, NodeAddress, NodeOptions};
-use tempfile::TempDir;
+use simulated::{Machine, WorldOptions};
 use testkit::prng::Prng;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::builder::{free_ports, temporary};
+use crate::builder::{Mode, free_ports, mode, small_disks, temporary, world};
 use crate::error::{Error, Replay, seed};
 use crate::host::thread::{Thread, Way};
-use crate::host::{PORT_PAUSE, PORT_TRIES};
+use crate::host::{Dir, PORT_PAUSE, PORT_TRIES, Place};
 
 /// The only group.
 const GROUP: GroupId = GroupId(1);
@@ -92,32 +93,82 @@ pub struct TestGroup<S: StateMachine> {
     members: Vec<Member<S>>,
     machine: Arc<dyn Fn() -> S + Send + Sync>,
     nodes: Vec<NodeAddress>,
-    dir: TempDir,
+    place: Place,
+    dir: Dir,
     timeout: Duration,
     replay: Replay,
 }
 
 /// A node, while it runs.
-type Member<S> = Option<(Thread, Handle<S>)>;
+type Member<S> = Option<(Home, Handle<S>)>;
+
+/// Where a node lives; it ends with this.
+enum Home {
+    Thread(Thread),
+    Machine(Machine),
+}
+
+impl Home {
+    fn crash(self) {
+        match self {
+            Home::Thread(thread) => thread.end(Way::Crash),
+            Home::Machine(machine) => machine.crash(),
+        }
+    }
+}
+
+impl<S: StateMachine> Drop for TestGroup<S> {
+    fn drop(&mut self) {
+        let homes = self.members.iter_mut().filter_map(Option::take);
+        homes.for_each(|(home, _)| home.crash());
+    }
+}
 
 impl<S: StateMachine> TestGroup<S> {
-    /// Starts so many replicas. `machine` makes the first state, the same for all of them.
+    /// Starts so many replicas, in the mode that `SYNOD_MODE` says, else live. `machine` makes the first state, the same for
+    /// all of them.
     ///
     /// # Errors
-    /// [`Error::Node`] if one doesn't start; [`GroupError::TimedOut`] if none comes to lead.
+    /// As [`TestGroup::start_in`].
     pub async fn start(
         replicas: u32,
         machine: impl Fn() -> S + Send + Sync + 'static,
     ) -> Result<TestGroup<S>, GroupError> {
-        let dir = temporary()?;
+        TestGroup::start_in(mode(None)?, replicas, machine).await
+    }
+
+    /// The same in one of the modes Live and Sim.
+    ///
+    /// # Errors
+    /// [`Error::Node`] if one doesn't start; [`GroupError::TimedOut`] if none comes to lead; [`Error::Unsupported`] in mode
+    /// Process.
+    pub async fn start_in(
+        mode: Mode,
+        replicas: u32,
+        machine: impl Fn() -> S + Send + Sync + 'static,
+    ) -> Result<TestGroup<S>, GroupError> {
         let count = usize::try_from(replicas).unwrap_or(usize::MAX).clamp(1, 15);
-        let ports = free_ports(count).map_err(|error| Error::io("ports on loopback", error))?;
+        let replay = Replay::here(seed(None)?);
+        let (place, dir, ports) = match mode {
+            Mode::Live => {
+                let ports = free_ports(count).map_err(|error| Error::io("ports on loopback", error))?;
+                (Place::Threads, Dir::Real(temporary()?), ports)
+            }
+            Mode::Sim => {
+                let place = Place::World(world(WorldOptions::new(replay.seed)).await?);
+                let ports = (1..=count).map(|id| format!("10.0.0.{id}:7002")).collect();
+                (place, Dir::simulated(), ports)
+            }
+            Mode::Process => {
+                let (what, why) = ("a state machine of your own", "kvserver has its own");
+                return Err(Error::Unsupported { mode, what, why }.into());
+            }
+        };
         let nodes = (1..).zip(ports).map(|(id, peer)| NodeAddress { id: NodeId(id), peer }).collect();
         let members = std::iter::repeat_with(|| None).take(count).collect();
         let (machine, timeout) = (Arc::new(machine), Duration::from_secs(30));
-        let replay = Replay::here(seed(None)?);
         replay.say();
-        let mut group = TestGroup { members, machine, nodes, dir, timeout, replay };
+        let mut group = TestGroup { members, machine, nodes, place, dir, timeout, replay };
         for node in group.nodes() {
             group.restart(node)?;
         }
@@ -195,9 +246,9 @@ impl<S: StateMachine> TestGroup<S> {
     /// # Errors
     /// [`Error::NoSuchNode`].
     pub fn crash(&mut self, node: u32) -> Result<(), GroupError> {
-        if let Some((thread, handle)) = self.member(node)?.take() {
+        if let Some((home, handle)) = self.member(node)?.take() {
             drop(handle);
-            thread.end(Way::Crash);
+            home.crash();
         }
         Ok(())
     }
@@ -252,9 +303,9 @@ impl<S: StateMachine> TestGroup<S> {
         member.ok_or(GroupError::Cluster(Error::NoSuchNode { node, nodes }))
     }
 
-    fn run(&self, node: u32) -> Result<(Thread, Handle<S>), String> {
+    fn run(&self, node: u32) -> Result<(Home, Handle<S>), String> {
         let own = self.nodes.iter().find(|it| it.id.0 == node).ok_or("no such node")?;
-        let options = NodeOptions {
+        let mut options = NodeOptions {
             node: own.id,
             data_dir: self.dir.path().join(format!("n{node}")),
             listen_peer: own.peer.clone(),
@@ -267,12 +318,25 @@ impl<S: StateMachine> TestGroup<S> {
             env: Env::default(),
         };
         let machine = self.machine.clone();
+        if let Place::World(world) = &self.place {
+            let home = world.machine(node);
+            (options.env, options.bounds) = (home.boot(), small_disks(options.bounds));
+            // On a simulated machine nothing in it waits.
+            let started = now_or_never(node::start(options, move |_| machine()));
+            let started = started.unwrap_or_else(|| unreachable!("the start of a simulated node waits"));
+            let handle = started.map_err(|error| {
+                home.end();
+                error.to_string()
+            })?;
+            return Ok((Home::Machine(home), handle));
+        }
         let data_dir = options.data_dir.clone();
-        Thread::start(format!("node {node}"), &data_dir, async move || {
+        let started = Thread::start(format!("node {node}"), &data_dir, async move || {
             let handle = start_node(&options, &machine).await.map_err(|error| error.to_string())?;
             let stopping = handle.clone();
             Ok((async move || stopping.stop().await, handle))
-        })
+        });
+        started.map(|(thread, handle)| (Home::Thread(thread), handle))
     }
 
     fn running(&self) -> impl Iterator<Item = (u32, &Handle<S>)> {
@@ -334,6 +398,14 @@ impl<S: StateMachine> TestGroup<S> {
         let replicas = told.iter().map(line).collect::<Vec<_>>().join("\n");
         let (last, replay) = (last.to_string(), self.replay.clone());
         Err(GroupError::TimedOut { after, last, replicas, replay })
+    }
+}
+
+/// What a future gives that is ready at once.
+fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
+    match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(ready) => Some(ready),
+        Poll::Pending => None,
     }
 }
 

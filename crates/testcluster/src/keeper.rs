@@ -308,11 +308,12 @@ impl Kept {
             return Ok(());
         }
         let telling = async {
-            loop {
-                match set_faults(&self.config.listen.client, &self.access, faults.clone()).await {
-                    Ok(()) => return,
-                    Err(_) => tokio::time::sleep(TELL_PAUSE).await,
+            while set_faults(&self.config.listen.client, &self.access, faults.clone()).await.is_err() {
+                if self.host.as_mut().and_then(Host::ended).is_some() {
+                    // What it was told may have ended it before it could say that it heard.
+                    return;
                 }
+                tokio::time::sleep(TELL_PAUSE).await;
             }
         };
         match tokio::time::timeout(TELL_WITHIN, telling).await {

@@ -22,20 +22,22 @@
 //!
 //! The same body runs in each [`Mode`]. *Live*: every node is a thread of the test's process, with a tokio runtime of its own,
 //! real files and real sockets on loopback. *Process*: every node is a `kvserver` of its own; that has to be built, see
-//! [`Builder::binary`]. What a mode can't do is [`Error::Unsupported`].
+//! [`Builder::binary`]. *Sim*: every node is on a simulated machine, in the runtime of the test, with paused time. What a mode
+//! can't do is [`Error::Unsupported`]. Where a test says no mode, `SYNOD_MODE` does.
 //!
 //! # Faults
 //!
 //! [`TestCluster::crash`], [`pause`](TestCluster::pause), [`partition`](TestCluster::partition),
 //! [`isolate`](TestCluster::isolate), [`one_way`](TestCluster::one_way), [`slow`](TestCluster::slow) and
 //! [`lossy`](TestCluster::lossy) return once the fault is there. All in force add up; each is a [`Fault`], and ends with it.
-//! A full or failing disk isn't among them.
+//! [`doubled`](TestCluster::doubled) and [`shuffled`](TestCluster::shuffled) are of messages between replicas. In mode Sim disks
+//! fail, fill up and stall, clocks are off, and connections clog and break, too.
 //!
 //! # Luck
 //!
 //! The seed decides all that this library draws: what a [`Workload`] does, [`TestCluster::any_fault`], your own draws from
-//! [`TestCluster::luck`]. It doesn't decide how threads and messages meet, since the clock is the real one. Every cluster
-//! says at its start, and every failed wait or check again, which seed it has and which command sets it.
+//! [`TestCluster::luck`]. In mode Sim it decides all that happens, to the last byte; in the others not how threads and
+//! messages meet, since the clock is the real one. Every cluster says at its start, and every failed wait or check again, which seed it has and which command sets it.
 //!
 //! # Judging
 //!

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use paxos::ids::{ClientId, LogTime, Sequence, Slot};
 use paxos::rsm::state_machine::{Page, RequestId, RestoreError, StateMachine};
-use testcluster::{Error, GroupError, TestGroup};
+use testcluster::{Error, GroupError, Mode, TestGroup};
 
 #[path = "../examples/queue.rs"]
 mod queue;
@@ -27,7 +27,18 @@ fn the_example_runs() {
 
 #[tokio::test]
 async fn the_state_survives_the_crash_of_all_replicas() {
-    let mut group = TestGroup::start(3, Queue::default).await.unwrap();
+    survives(Mode::Live).await;
+}
+
+#[tokio::test]
+async fn the_state_survives_the_crash_of_all_simulated_replicas() {
+    survives(Mode::Sim).await;
+    let refused = TestGroup::start_in(Mode::Process, 1, Queue::default).await.err().unwrap();
+    assert!(matches!(refused, GroupError::Cluster(Error::Unsupported { mode: Mode::Process, .. })));
+}
+
+async fn survives(mode: Mode) {
+    let mut group = TestGroup::start_in(mode, 3, Queue::default).await.unwrap();
     for (sequence, job) in [(1, "a"), (2, "b"), (3, "")] {
         group.propose(id(sequence), request(id(sequence), job)).await.unwrap();
     }

@@ -234,8 +234,8 @@ impl Admin for Administration {
             loop {
                 let next = tokio::select! {
                     biased;
-                    next = tracing.next() => next,
                     () = lines.closed() => None,
+                    next = tracing.next() => next,
                 };
                 let Some(traced) = next else { return };
                 let line = v1::TraceLine { line: traced.line.to_string(), lost_before: traced.lost_before };

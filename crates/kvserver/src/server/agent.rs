@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::ask::{Asker, Unanswered, read_here};
-use super::context::{Context, Phase};
+use super::context::{Context, Mark, Phase};
 use crate::entry::GroupRequest;
 use crate::handoff::{Duty, HandoffCommand, HandoffReply};
 use crate::{command, machine, query};
@@ -41,6 +41,8 @@ pub(crate) struct Agent {
     pub(crate) asker: Asker,
     /// `None` while it is under way.
     tasks: Mutex<BTreeMap<Task, Option<Instant>>>,
+    /// There was nothing to do here at this mark.
+    quiet: Mutex<Option<Mark>>,
     wake: Notify,
     started: Instant,
     /// Until when copying has used up what it may, in µs since the start.
@@ -54,6 +56,7 @@ impl Agent {
             context,
             asker,
             tasks: Mutex::default(),
+            quiet: Mutex::default(),
             wake: Notify::new(),
             started: Instant::now(),
             copied_until: AtomicU64::new(0),
@@ -73,38 +76,51 @@ impl Agent {
         let me = self.context.directory.node;
         let now = Instant::now();
         self.tasks.lock().retain(|_, due| due.is_none_or(|due| due > now));
+        let mark = self.context.mark();
+        if self.quiet.lock().as_ref() == Some(&mark) {
+            return;
+        }
+        let mut owes_nothing = true;
         for (group, leader) in self.context.node.leaders() {
             if leader != Some(me) {
                 continue;
             }
-            if group == SHARDMASTER {
-                self.look_at_master().await;
-            } else {
-                self.look_at_store(group).await;
-            }
+            owes_nothing &= match group {
+                SHARDMASTER => self.look_at_master().await,
+                _ => self.look_at_store(group).await,
+            };
         }
+        *self.quiet.lock() = owes_nothing.then_some(mark);
     }
 
-    async fn look_at_master(self: &Arc<Agent>) {
+    /// Whether it owes nothing.
+    async fn look_at_master(self: &Arc<Agent>) -> bool {
         let query = machine::Query::Master(shardmaster::query::Query::Duties);
         let found = read_here(&self.context, SHARDMASTER, query).await;
-        let Some(machine::Answer::Master(shardmaster::query::Answer::Duties(duties))) = found else { return };
+        let Some(machine::Answer::Master(shardmaster::query::Answer::Duties(duties))) = found else {
+            return false;
+        };
+        let owes_nothing = duties.is_empty();
         for duty in duties {
             let task = Task::Order(duty.to, duty.order);
             self.begin(task, move |agent| async move { agent.give(duty.to, duty.order).await });
         }
+        owes_nothing
     }
 
-    async fn look_at_store(self: &Arc<Agent>, group: GroupId) {
+    /// Whether it owes nothing.
+    async fn look_at_store(self: &Arc<Agent>, group: GroupId) -> bool {
         let query = machine::Query::Store(query::Query::Duties);
         let found = read_here(&self.context, group, query).await;
-        let Some(machine::Answer::Store(query::Answer::Duties(duties))) = found else { return };
-        let Some(generation) = self.context.node.generation(group) else { return };
+        let Some(machine::Answer::Store(query::Answer::Duties(duties))) = found else { return false };
+        let Some(generation) = self.context.node.generation(group) else { return false };
+        let owes_nothing = duties.is_empty();
         let own = GroupRef { group, generation };
         for duty in duties {
             let task = Task::Pull(group, duty.shard, duty.epoch);
             self.begin(task, move |agent| async move { agent.pull(own, duty).await });
         }
+        owes_nothing
     }
 
     /// Does something unless it is under way, or was tried a moment ago. It says when it may be done again.
@@ -254,4 +270,44 @@ impl Agent {
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use paxos::ids::NodeId;
+    use runtime::api::{CallResult, Counters};
+
+    use super::super::fake::FakeNode;
+    use super::super::node::Node;
+    use super::*;
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn groups_that_owe_nothing_are_asked_again_only_when_something_was_applied_or_somebody_else_leads() {
+        let node = Arc::new(FakeNode::default());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
+        *node.respond.lock() = Some(Box::new(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            CallResult::Found(machine::Answer::Store(query::Answer::Duties(Vec::new())))
+        }));
+        let agent = Agent::new(Arc::new(FakeNode::context(&node, |_| {})));
+        let look = || {
+            run(agent.look());
+            asked.swap(0, Ordering::Relaxed)
+        };
+        assert_eq!(look(), 0, "another node leads");
+        *node.leader.lock() = Some(NodeId(1));
+        assert_eq!([look(), look(), look()], [2, 0, 0]);
+        let counters: &Counters = Node::counters(&*node);
+        counters.applied.fetch_add(1, Ordering::Relaxed);
+        assert_eq!([look(), look()], [2, 0]);
+        counters.snapshots.fetch_add(1, Ordering::Relaxed);
+        assert_eq!([look(), look()], [2, 0]);
+    }
 }

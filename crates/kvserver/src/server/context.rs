@@ -84,6 +84,14 @@ impl Loads {
     }
 }
 
+/// How far the groups of a node are: as long as it is the same, so are their applied states.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    applied: u64,
+    snapshots: u64,
+    leaders: Vec<(GroupId, Option<NodeId>)>,
+}
+
 /// Shared by all services of a node.
 pub(crate) struct Context {
     pub(crate) env: Env,
@@ -155,6 +163,16 @@ impl Context {
     /// The same, or the error of a service that needs it.
     pub(crate) async fn status_or_unavailable(&self) -> Result<NodeStatus, Status> {
         self.status().await.ok_or_else(|| Status::unavailable("the node is stopping or doesn't answer"))
+    }
+
+    /// To be taken before the state is read: what is applied meanwhile is news then.
+    pub(crate) fn mark(&self) -> Mark {
+        let counters = self.node.counters();
+        Mark {
+            applied: counters.applied.load(Ordering::Relaxed),
+            snapshots: counters.snapshots.load(Ordering::Relaxed),
+            leaders: self.node.leaders(),
+        }
     }
 
     pub(crate) fn leader_of(&self, group: GroupId) -> Option<NodeId> {

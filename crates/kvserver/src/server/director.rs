@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::agent::Agent;
 use super::ask::read_here;
-use super::context::{Context, Phase};
+use super::context::{Context, Mark, Phase};
 use super::directory::{GroupEntry, NodeEntry, Table};
 use crate::machine::{self, Machine};
 
@@ -34,6 +34,8 @@ pub(crate) struct Director {
     /// As others reach this node.
     myself: NodeInfo,
     registered: Instant,
+    /// There was no newer table here at this mark.
+    seen: Option<Mark>,
 }
 
 impl Director {
@@ -44,7 +46,7 @@ impl Director {
         myself: NodeInfo,
     ) -> Director {
         let registered = Instant::now().checked_sub(REGISTER).unwrap_or_else(Instant::now);
-        Director { context, handle, agent, myself, registered }
+        Director { context, handle, agent, myself, registered, seen: None }
     }
 
     /// Until the process stops.
@@ -61,7 +63,11 @@ impl Director {
         }
     }
 
-    async fn newer_table(&self, here: bool) -> Option<Table> {
+    async fn newer_table(&mut self, here: bool) -> Option<Table> {
+        let mark = here.then(|| self.context.mark());
+        if mark.is_some() && mark == self.seen {
+            return None;
+        }
         let query = Query::Routing { newer_than: self.context.directory.table().version };
         let answer = if here {
             let found = read_here(&self.context, SHARDMASTER, machine::Query::Master(query)).await?;
@@ -70,6 +76,7 @@ impl Director {
         } else {
             self.agent.consult(query).await.ok()?
         };
+        self.seen = mark;
         let Answer::Routing(routing) = answer else { return None };
         Some(table_of(routing))
     }

@@ -72,17 +72,18 @@ async fn read(mut incoming: Incoming, mut frames: Streaming<v1::ClientFrame>) {
     while !answers.has_ended() {
         tokio::select! {
             biased;
+            () = &mut closed => return answers.close(),
             now = context.directory.newer_than(version) => {
                 version = now;
                 answers.routing(context.directory.table().routing(&context.node.leaders()));
             }
+            _ = keepalive.tick() => answers.hear_log_time(context.log_time()),
+            // The last: there may always be another one.
             frame = frames.message() => match frame {
                 Ok(Some(frame)) => incoming.on_frame(frame),
                 Ok(None) => return answers.no_more_calls(),
                 Err(_) => return answers.abandon(),
             },
-            _ = keepalive.tick() => answers.hear_log_time(context.log_time()),
-            () = &mut closed => return answers.close(),
         }
     }
 }

@@ -35,8 +35,8 @@ impl Tracing {
         let context = self.context.clone();
         tokio::select! {
             biased;
-            next = self.next_line() => next,
             () = context.reached(Phase::Draining) => None,
+            next = self.next_line() => next,
         }
     }
 

@@ -139,17 +139,23 @@ impl TxnAgent {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next = HashMap::new();
+        // Nothing was owed at this mark.
+        let mut quiet = None;
         while self.context.phase() == Phase::Serving {
             looks.tick().await;
+            let mark = self.context.mark();
+            if quiet.as_ref() == Some(&mark) && self.cares.lock().is_empty() {
+                continue;
+            }
             let now = Instant::now();
             let led: Vec<GroupId> = self.led().into_iter().filter(|group| *group != SHARDMASTER).collect();
             next.retain(|group, _| led.contains(group));
             self.let_go(&led);
             let due = |group: &GroupId| next.get(group).is_none_or(|next| *next <= now);
-            let groups: Vec<GroupId> = led.into_iter().filter(due).collect();
-            if !groups.is_empty() {
-                next.extend(self.look_at(groups).await);
-            }
+            let (all, groups) = (led.len(), led.into_iter().filter(due).collect::<Vec<_>>());
+            let looked = if groups.is_empty() { Vec::new() } else { self.look_at(groups).await };
+            quiet = (looked.len() == all && self.cares.lock().is_empty()).then_some(mark);
+            next.extend(looked);
         }
     }
 

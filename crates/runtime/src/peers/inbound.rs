@@ -80,8 +80,8 @@ async fn read_frames(network: &Arc<Network>, peer: NodeId, mut frames: Streaming
     loop {
         let frame = tokio::select! {
             biased;
-            frame = frames.message() => frame,
             _ = stopping.wait_for(|stop| *stop) => return,
+            frame = frames.message() => frame,
         };
         match frame {
             Ok(Some(frame)) => {

@@ -34,6 +34,10 @@ pub(crate) enum Dir {
 }
 
 impl Dir {
+    pub(crate) fn simulated() -> Dir {
+        Dir::Simulated(PathBuf::from("/simulated"))
+    }
+
     pub(crate) fn path(&self) -> &Path {
         match self {
             Dir::Real(dir) => dir.path(),
