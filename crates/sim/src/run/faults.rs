@@ -21,6 +21,8 @@ const AGAIN_MS: u64 = 300;
 const TELL_WITHIN: Duration = Duration::from_secs(1);
 /// In the reason of a node that ended at a step of a transaction, since it was told to.
 const TOLD_TO_END: &str = "told to end";
+/// In the reason of a node that couldn't start on a full disk, which may have room again by now.
+const NO_ROOM: &str = "no storage space";
 /// Room on a full disk.
 const FULL_BYTES: u64 = 0;
 
@@ -34,8 +36,15 @@ struct InForce {
 
 type Links = BTreeSet<(u32, u32)>;
 
-/// Which nodes were told what of their messages, in which of their lives.
-type Told = BTreeMap<u32, (u64, v1::Faults)>;
+/// What a node was told of its messages, and in which of its lives.
+#[derive(Clone, Debug, PartialEq)]
+enum Word {
+    /// It is being told: what comes next waits, since it could overtake.
+    UnderWay,
+    /// It may know or not.
+    Unsure,
+    Known(u64, v1::Faults),
+}
 
 /// See the module.
 pub(super) struct Faults<'a> {
@@ -48,7 +57,7 @@ pub(super) struct Faults<'a> {
     slowed: BTreeMap<(u32, u32), u64>,
     /// Nodes that ended by themselves, or couldn't start, and when they are started again.
     again: BTreeMap<u32, u64>,
-    told: Arc<Mutex<Told>>,
+    told: Arc<Mutex<BTreeMap<u32, Word>>>,
     tellings: JoinSet<()>,
 }
 
@@ -254,25 +263,29 @@ impl<'a> Faults<'a> {
         for node in self.cluster.nodes() {
             let Some((life, Standing::Serves)) = self.cluster.standing(node) else { continue };
             let wanted = self.messages_of(node);
-            let now = (life, wanted.clone());
-            let before = self.told.lock().get(&node).cloned();
-            let is_new = before.as_ref().is_none_or(|(told_life, _)| *told_life != life);
-            if before.as_ref() == Some(&now) || (is_new && wanted == v1::Faults::default()) {
+            // A life begins without any.
+            let knows = match self.told.lock().get(&node) {
+                Some(Word::UnderWay) => continue,
+                Some(Word::Unsure) => None,
+                Some(Word::Known(of, known)) if *of == life => Some(known.clone()),
+                Some(Word::Known(..)) | None => Some(v1::Faults::default()),
+            };
+            if knows.as_ref() == Some(&wanted) {
                 continue;
             }
-            // Told, unless it turns out otherwise.
-            self.told.lock().insert(node, now);
+            self.told.lock().insert(node, Word::UnderWay);
             let (told, access, address) =
                 (self.told.clone(), self.cluster.access(), self.cluster.client_address(node));
             self.tellings.spawn(async move {
                 let telling = async {
                     let mut admin = client::admin(&address, TELL_WITHIN, &access).await.ok()?;
-                    admin.set_faults(wanted).await.ok()
+                    admin.set_faults(wanted.clone()).await.ok()
                 };
-                if !matches!(tokio::time::timeout(TELL_WITHIN, telling).await, Ok(Some(_))) {
-                    // It may know or not: what is wanted is told again.
-                    told.lock().insert(node, (life, v1::Faults { enabled: true, ..v1::Faults::default() }));
-                }
+                let word = match tokio::time::timeout(TELL_WITHIN, telling).await {
+                    Ok(Some(_)) => Word::Known(life, wanted),
+                    Ok(None) | Err(_) => Word::Unsure,
+                };
+                told.lock().insert(node, word);
             });
         }
     }
@@ -317,7 +330,8 @@ impl<'a> Faults<'a> {
             }
             // It may not have heard yet that it needn't.
             let may = |what: &What| matches!(what, What::CrashAt(..) | What::FailSync(_) | What::Fill(_));
-            if !self.is_hit(node, may) && !why.contains(TOLD_TO_END) {
+            let expected = [TOLD_TO_END, NO_ROOM].iter().any(|reason| why.contains(reason));
+            if !self.is_hit(node, may) && !expected {
                 let detail = format!("node {node} ended by itself: {why}");
                 self.cluster.watch.violated(Violation { property: "P10", detail });
             }
