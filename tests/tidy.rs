@@ -28,6 +28,7 @@ const CHECKERS: &[&str] = &[
     "crates/paxos/src/invariants.rs",
     "crates/testkit/",
     "crates/testcluster/",
+    "crates/sim/",
     "crates/kvserver/tests/",
     "crates/runtime/src/log/tests/",
     "model/",

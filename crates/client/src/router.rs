@@ -1,7 +1,8 @@
 //! Which group serves a shard and who leads a group, as this client believes.
 //!
-//! Each shard has the epoch of its owner's copy, and never goes back to a lower one: neither for a table of a higher
-//! version nor for a redirect. Leaders are beliefs: a denial drops one, a hint offers one, only an answer confirms one.
+//! Each shard has the epoch of its owner's copy, and doesn't go back to a lower one: neither for a table of a higher
+//! version nor for a redirect. But a redirect names the destination of a move that may yet be called off: once that group
+//! itself says that it doesn't serve the shard, or is gone, what the table says holds again. Leaders are beliefs: a denial drops one, a hint offers one, only an answer confirms one.
 
 use std::collections::BTreeMap;
 
@@ -43,6 +44,8 @@ pub(crate) struct Router {
     config: ConfigNum,
     shards: u16,
     seats: Vec<Seat>,
+    /// As the table has them.
+    tabled: Vec<Seat>,
     groups: Vec<GroupRoute>,
     addresses: BTreeMap<NodeId, String>,
 }
@@ -111,9 +114,12 @@ impl Router {
             self.update_group(group);
         }
         self.seats.resize_with(usize::from(table.shards), Seat::default);
-        for (shard, (owner, epoch)) in table.owners.iter().zip(&table.epochs).enumerate() {
-            if *epoch >= self.seats[shard].epoch {
-                self.seats[shard] = Seat { group: self.index(*owner), epoch: *epoch };
+        let seat = |(owner, epoch): (&GroupId, &Epoch)| Seat { group: self.index(*owner), epoch: *epoch };
+        self.tabled = table.owners.iter().zip(&table.epochs).map(seat).collect();
+        for shard in 0..self.tabled.len() {
+            let (seat, tabled) = (self.seats[shard], self.tabled[shard]);
+            if tabled.epoch >= seat.epoch || seat.group.is_none_or(|group| self.has_left(group, table)) {
+                self.seats[shard] = tabled;
             }
         }
         self.drop_gone(table);
@@ -182,6 +188,27 @@ impl Router {
         let epoch = owner.epoch.max(seat.epoch);
         self.seats[usize::from(shard.0)] = Seat { group: Some(group), epoch };
         news
+    }
+
+    /// Whether a table that is new enough to know of a group's life doesn't.
+    fn has_left(&self, group: GroupIndex, table: &Routing) -> bool {
+        let route = self.group(group);
+        let known = table.group(route.id).is_some_and(|known| known.generation >= route.generation);
+        !known && table.config.0 >= route.generation.0
+    }
+
+    /// The group that a redirect named says that it doesn't serve the shard: the move was called off. What the table says holds
+    /// again; whether that is news.
+    pub(crate) fn refuted(&mut self, shard: ShardId, group: GroupIndex) -> bool {
+        let place = usize::from(shard.0);
+        let (Some(seat), Some(tabled)) = (self.seats.get(place), self.tabled.get(place)) else {
+            return false;
+        };
+        let called_off = seat.group == Some(group) && tabled.group != seat.group && seat.epoch > tabled.epoch;
+        if called_off {
+            self.seats[place] = *tabled;
+        }
+        called_off
     }
 
     /// `node` is to be asked as the group's leader.
@@ -325,6 +352,31 @@ mod tests {
         next.epochs[0] = Epoch(4);
         router.update(&next);
         assert_eq!(router.owner(ShardId(0)), Some(G1));
+    }
+
+    #[test]
+    fn a_redirect_to_a_move_that_was_called_off_is_forgotten() {
+        let mut router = router();
+        assert!(router.moved(ShardId(0), &owner(2, 3)));
+        let second = router.owner(ShardId(0)).unwrap();
+        assert!(!router.refuted(ShardId(0), G1), "only who was named can tell");
+        assert!(router.refuted(ShardId(0), second));
+        assert_eq!(router.owner(ShardId(0)), Some(G1));
+        assert!(!router.refuted(ShardId(0), G1), "what the table says isn't refuted");
+        assert!(router.moved(ShardId(0), &owner(2, 3)), "the next move may have begun");
+    }
+
+    #[test]
+    fn a_redirect_to_a_group_that_left_is_forgotten() {
+        let mut router = router();
+        let group = GroupRef { group: GroupId(3), generation: Generation(2) };
+        assert!(router.moved(ShardId(0), &Owner { group, epoch: Epoch(3) }));
+        assert!(router.update(&table(6, [1, 1, 2, 2])), "too old to know of group 3");
+        assert_ne!(router.owner(ShardId(0)), Some(G1));
+        let newer = Routing { config: ConfigNum(2), ..table(7, [1, 1, 2, 2]) };
+        assert!(router.update(&newer));
+        assert_eq!(router.owner(ShardId(0)), Some(G1));
+        assert_eq!(router.index(GroupId(3)), None);
     }
 
     #[test]

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::durable::Durable;
-use crate::ids::{Ballot, Slot};
+use crate::ids::{Ballot, NodeId, Slot};
 use crate::io::{Output, Write};
+use crate::log::Held;
 use crate::message::{Command, Entry};
 use crate::replica::{FIRST_SLOT, Replica};
 
@@ -80,8 +81,22 @@ impl<C: Command> Monitor<C> {
         Monitor { durable, promised, chosen_end, applied_end: replica.applied_end() }
     }
 
+    /// Begins with a replica whose disk nobody knows but by what it recovered.
+    pub fn of(replica: &Replica<C>) -> Monitor<C> {
+        let votes =
+            replica.log().from(FIRST_SLOT).filter_map(|(slot, held)| Some((slot, held.vote.clone()?)));
+        let durable = Durable { promised: replica.promised(), votes: votes.collect(), ..Durable::default() };
+        Monitor::new(replica, durable)
+    }
+
     /// Judges P0 and P1, and that no end moves back, after a step.
     pub fn violated(&mut self, replica: &Replica<C>, out: &Output<C>) -> Option<Violation> {
+        self.stepped(replica, out).or_else(|| self.whole(replica))
+    }
+
+    /// As [`Monitor::violated`], but of the log it looks only at the slots that the step wrote: for long runs, with
+    /// [`Monitor::whole`] from time to time.
+    pub fn stepped(&mut self, replica: &Replica<C>, out: &Output<C>) -> Option<Violation> {
         let node = replica.node();
         for write in &out.writes {
             if let Write::ChosenEnd(end) = write
@@ -99,24 +114,31 @@ impl<C: Command> Monitor<C> {
         }
         (self.promised, self.chosen_end) = (replica.promised(), replica.chosen_end());
         self.applied_end = replica.applied_end();
-        self.durable_part(replica)
-    }
-
-    /// Replaying the writes gives the durable part of the replica (P0).
-    fn durable_part(&self, replica: &Replica<C>) -> Option<Violation> {
-        let node = replica.node();
         if self.durable.promised != replica.promised() {
             let written = self.durable.promised;
             return violation("P0", format!("{node} promised {}, wrote {written}", replica.promised()));
         }
-        for (slot, held) in replica.log().from(FIRST_SLOT) {
-            if self.durable.votes.get(&slot) != held.vote.as_ref() {
-                return violation("P0", format!("the vote of {node} at {slot} isn't the one it wrote"));
+        out.writes.iter().find_map(|write| match write {
+            Write::Accepted { slot, .. } | Write::Chosen { slot, .. } => {
+                self.durable_part(node, *slot, replica.log().get(*slot)?)
             }
-            let written = self.durable.chosen.get(&slot);
-            if written.is_some_and(|entry| held.chosen.as_ref() != Some(entry)) {
-                return violation("P0", format!("{node} wrote another chosen entry at {slot}"));
-            }
+            Write::Promised(_) | Write::ChosenEnd(_) | Write::Installed(_) => None,
+        })
+    }
+
+    /// Replaying the writes gives the log of the replica, slot by slot (P0).
+    pub fn whole(&self, replica: &Replica<C>) -> Option<Violation> {
+        let mut slots = replica.log().from(FIRST_SLOT);
+        slots.find_map(|(slot, held)| self.durable_part(replica.node(), slot, held))
+    }
+
+    fn durable_part(&self, node: NodeId, slot: Slot, held: &Held<C>) -> Option<Violation> {
+        if self.durable.votes.get(&slot) != held.vote.as_ref() {
+            return violation("P0", format!("the vote of {node} at {slot} isn't the one it wrote"));
+        }
+        let written = self.durable.chosen.get(&slot);
+        if written.is_some_and(|entry| held.chosen.as_ref() != Some(entry)) {
+            return violation("P0", format!("{node} wrote another chosen entry at {slot}"));
         }
         None
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use paxos::ids::{Ballot, NodeId, Slot};
 use paxos::invariants::Violation;
-use paxos::message::{Entry, Envelope, Message};
+use paxos::message::{Command, Entry, Envelope, Message};
 use paxos::quorum::{NodeSet, Voters};
 
 use crate::command::{State, Text};
@@ -17,10 +17,10 @@ pub type Life = (NodeId, u64);
 
 /// The memory of a group's whole history.
 #[derive(Clone, Debug)]
-pub struct Judge {
+pub struct Judge<C = Text> {
     voters: Voters,
-    chosen: BTreeMap<Slot, Entry<Text>>,
-    proposed: BTreeMap<(Slot, Ballot), Entry<Text>>,
+    chosen: BTreeMap<Slot, Entry<C>>,
+    proposed: BTreeMap<(Slot, Ballot), Entry<C>>,
     voted: BTreeMap<(Slot, Ballot), NodeSet>,
     prepared: BTreeMap<Ballot, Life>,
     acknowledged_end: Slot,
@@ -30,9 +30,9 @@ fn violation<T>(property: &'static str, detail: String) -> Result<T, Violation> 
     Err(Violation { property, detail })
 }
 
-impl Judge {
+impl<C: Command> Judge<C> {
     /// Nothing has happened yet.
-    pub fn new(voters: Voters) -> Judge {
+    pub fn new(voters: Voters) -> Judge<C> {
         Judge {
             voters,
             chosen: BTreeMap::new(),
@@ -44,7 +44,7 @@ impl Judge {
     }
 
     /// All that was ever chosen.
-    pub fn chosen(&self) -> &BTreeMap<Slot, Entry<Text>> {
+    pub fn chosen(&self) -> &BTreeMap<Slot, Entry<C>> {
         &self.chosen
     }
 
@@ -57,7 +57,7 @@ impl Judge {
     ///
     /// # Errors
     /// P3: two entries at one ballot and slot, or a ballot used in two lives.
-    pub fn sent(&mut self, life: Life, envelope: &Envelope<Text>) -> Result<(), Violation> {
+    pub fn sent(&mut self, life: Life, envelope: &Envelope<C>) -> Result<(), Violation> {
         match &envelope.message {
             Message::Accept { ballot, slot, entry, .. } => {
                 let first = self.proposed.entry((*slot, *ballot)).or_insert_with(|| entry.clone());
@@ -96,7 +96,7 @@ impl Judge {
         node: NodeId,
         slot: Slot,
         ballot: Ballot,
-        entry: &Entry<Text>,
+        entry: &Entry<C>,
     ) -> Result<(), Violation> {
         let votes = self.voted.entry((slot, ballot)).or_default();
         votes.insert(node);
@@ -112,7 +112,7 @@ impl Judge {
     ///
     /// # Errors
     /// P4: another one is.
-    pub fn learnt(&mut self, node: NodeId, slot: Slot, entry: &Entry<Text>) -> Result<(), Violation> {
+    pub fn learnt(&mut self, node: NodeId, slot: Slot, entry: &Entry<C>) -> Result<(), Violation> {
         let first = self.chosen.entry(slot).or_insert_with(|| entry.clone());
         if first == entry {
             return Ok(());
@@ -125,30 +125,11 @@ impl Judge {
     ///
     /// # Errors
     /// P4.
-    pub fn applied(&mut self, node: NodeId, slot: Slot, entry: &Entry<Text>) -> Result<(), Violation> {
+    pub fn applied(&mut self, node: NodeId, slot: Slot, entry: &Entry<C>) -> Result<(), Violation> {
         match self.chosen.get(&slot) {
             Some(_) => self.learnt(node, slot, entry),
             None => violation("P4", format!("{node} applies {} at {slot}, never chosen", entry.summary())),
         }
-    }
-
-    /// A state after recovery or from a snapshot.
-    ///
-    /// # Errors
-    /// P5: it isn't what the chosen entries make.
-    pub fn state(&self, node: NodeId, state: &State) -> Result<(), Violation> {
-        let mut expected = State::default();
-        for (slot, entry) in self.chosen.range(expected.end..state.end) {
-            if *slot != expected.end {
-                break;
-            }
-            expected.apply(*slot, entry);
-        }
-        if expected == *state {
-            return Ok(());
-        }
-        let (found, expected) = (state.summary(), expected.summary());
-        violation("P5", format!("the state of {node} at {} is {found}, not {expected}", state.end))
     }
 
     /// Clients may have seen all effects below `end`.
@@ -169,6 +150,27 @@ impl Judge {
         }
         self.acknowledge(end);
         Ok(())
+    }
+}
+
+impl Judge {
+    /// A state after recovery or from a snapshot.
+    ///
+    /// # Errors
+    /// P5: it isn't what the chosen entries make.
+    pub fn state(&self, node: NodeId, state: &State) -> Result<(), Violation> {
+        let mut expected = State::default();
+        for (slot, entry) in self.chosen.range(expected.end..state.end) {
+            if *slot != expected.end {
+                break;
+            }
+            expected.apply(*slot, entry);
+        }
+        if expected == *state {
+            return Ok(());
+        }
+        let (found, expected) = (state.summary(), expected.summary());
+        violation("P5", format!("the state of {node} at {} is {found}, not {expected}", state.end))
     }
 }
 

@@ -196,6 +196,10 @@ impl Engine {
         if let (Some(shard), Some(owner)) = (shard, owner) {
             self.redirected(shard, owner, now);
         }
+        // What it was told may still stand, or have been called off.
+        if shard.is_some_and(|shard| self.router.refuted(shard, asked)) {
+            self.rebind(now);
+        }
         // Where one shard went, others may have gone.
         self.want_refresh();
         let elsewhere = shard.and_then(|shard| self.router.owner(shard)).is_some_and(|group| group != asked);
