@@ -7,7 +7,7 @@ use std::time::Duration;
 use kvserver::command::{KEY_BYTES_MAX, Op, Reply, ShardId, VALUE_BYTES_MAX, shard_of};
 use kvserver::query::{Answer, Query};
 use paxos::ids::{ClientId, Sequence};
-use rand::rngs::SmallRng;
+use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::Instant;
 
@@ -93,7 +93,7 @@ impl Client {
             return Err(Error::not_executed(ErrorKind::Invalid, "no endpoint is given"));
         }
         options.access.check()?;
-        let mut luck: SmallRng = options.seed.map_or_else(rand::make_rng, SmallRng::seed_from_u64);
+        let mut luck: StdRng = options.seed.map_or_else(rand::make_rng, StdRng::seed_from_u64);
         let (id, next) = options.session.unwrap_or_else(|| (ClientId(luck.random()), Sequence(1)));
         let (timeout, endpoints) = (options.timeout, options.endpoints.clone());
         let engine = Engine::new(options, Session::new(id, next), luck.random(), Instant::now());

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use paxos::ids::Moment;
 use paxos::rsm::state_machine::StateMachine;
-use rand::rngs::SmallRng;
+use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tonic::codegen::StdError;
 use tonic::service::Routes;
@@ -201,11 +201,11 @@ impl Env {
         }
     }
 
-    /// A generator of its own.
-    pub fn luck(&self) -> SmallRng {
+    /// A generator of its own, fit for ids that nobody can guess.
+    pub fn luck(&self) -> StdRng {
         match &self.machine {
             None => rand::make_rng(),
-            Some(machine) => SmallRng::seed_from_u64(machine.luck()),
+            Some(machine) => StdRng::seed_from_u64(machine.luck()),
         }
     }
 

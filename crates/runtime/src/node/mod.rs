@@ -86,7 +86,7 @@ pub(crate) struct Node<S: StateMachine> {
     after_sync: VecDeque<AfterSync>,
     /// What an observer is told when it is durable.
     watched: Watched,
-    luck: rand::rngs::SmallRng,
+    luck: rand::rngs::StdRng,
     /// Why this node doesn't vote any more.
     condition: Option<String>,
     faulty: bool,
