@@ -27,21 +27,20 @@ fn assert_right(name: &str, plan: &Plan) -> Report {
     report
 }
 
-fn scripts() -> Vec<(String, String)> {
-    let entries = fs::read_dir(below_tests("golden/sim")).unwrap();
-    let mut scripts: Vec<(String, String)> = entries
-        .map(|entry| {
-            let path = entry.unwrap().path();
-            (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read_to_string(&path).unwrap())
-        })
-        .collect();
+fn scripts() -> std::io::Result<Vec<(String, String)>> {
+    let mut scripts = Vec::new();
+    for entry in fs::read_dir(below_tests("golden/sim"))? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        scripts.push((name, fs::read_to_string(&path)?));
+    }
     scripts.sort();
-    scripts
+    Ok(scripts)
 }
 
 #[test]
 fn the_scripts_run_without_a_violation() {
-    let scripts = scripts();
+    let scripts = scripts().unwrap();
     assert!(!scripts.is_empty());
     for (name, text) in scripts {
         assert!(text.starts_with("# "), "{name} doesn't begin with what it shows");
