@@ -126,10 +126,13 @@ fn completes(model: &Once, state: &State) -> bool {
     let excused = |n: usize| {
         let Some(sent) = &state.sent[n] else { return true };
         let done = model.steps.request(&model.bounds, &state.held, n, sent.stamp);
-        done.is_ok_and(|done| match &done.reply {
-            Reply::Refused(Refusal::SessionExpired | Refusal::FromTheFuture) => true,
-            Reply::Refused(Refusal::Busy(BusyReason::Sessions)) => true,
-            _ => false,
+        done.is_ok_and(|done| {
+            matches!(
+                done.reply,
+                Reply::Refused(
+                    Refusal::SessionExpired | Refusal::FromTheFuture | Refusal::Busy(BusyReason::Sessions)
+                )
+            )
         })
     };
     state.fault.is_some() || (0..model.bounds.ops.len()).all(|n| !waits(&state, n) || excused(n))
