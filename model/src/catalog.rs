@@ -1,29 +1,20 @@
 //! The models by name, with their bounds and the number of states that each has. `docs/models.md` says why they are
 //! bounded this way.
 
-use std::net::SocketAddr;
-
 use kvserver::command::ShardId;
 use paxos::ids::Slot;
 use paxos::io::Timer;
-use stateright::Model;
 
 use crate::bounds::{Before, Bounds};
-use crate::check::{self, Options, Outcome};
 use crate::handoff;
 use crate::handoff::clients::{append, delete};
-use crate::handoff::world::Handoff;
+use crate::kind::Kind;
 use crate::lease;
 use crate::lease::bounds::{FAST, SLOW};
-use crate::lease::world::Lease;
 use crate::once;
 use crate::once::bounds::append as request;
-use crate::once::world::Once;
-use crate::search::Search;
 use crate::txn;
 use crate::txn::clients::{append_to, get, single, transaction};
-use crate::txn::world::Commit;
-use crate::world::World;
 
 /// A model of the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,53 +28,6 @@ pub struct Named {
     /// How many states it has. Another number means that what the shipped code can do has changed: look why, then change
     /// it here.
     pub states: usize,
-}
-
-/// What a model is made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Replicas of one group.
-    Replicas(Bounds),
-    /// Replicas of one group, with clocks.
-    Lease(lease::bounds::Bounds),
-    /// One group and its clients.
-    Once(once::bounds::Bounds),
-    /// Two groups and the shardmaster.
-    Handoff(handoff::bounds::Bounds),
-    /// Two groups and transactions over them.
-    Commit(txn::bounds::Bounds),
-}
-
-impl Kind {
-    /// Searches all its states.
-    pub fn check(&self, options: Options) -> Outcome {
-        match self.clone() {
-            Kind::Replicas(bounds) => check::run(World::new(bounds), options),
-            Kind::Lease(bounds) => check::run(Lease::new(bounds), options),
-            Kind::Once(bounds) => check::run(Once::new(bounds), options),
-            Kind::Handoff(bounds) => check::run(Handoff::new(bounds), options),
-            Kind::Commit(bounds) => check::run(Commit::new(bounds), options),
-        }
-    }
-
-    /// Shows it to a browser, until the process ends.
-    pub fn explore(&self, address: SocketAddr) {
-        match self.clone() {
-            Kind::Replicas(bounds) => drop(World::new(bounds).to_explore().checker().serve(address)),
-            Kind::Lease(bounds) => drop(Lease::new(bounds).to_explore().checker().serve(address)),
-            Kind::Once(bounds) => drop(Once::new(bounds).to_explore().checker().serve(address)),
-            Kind::Handoff(bounds) => drop(Handoff::new(bounds).to_explore().checker().serve(address)),
-            Kind::Commit(bounds) => drop(Commit::new(bounds).to_explore().checker().serve(address)),
-        }
-    }
-
-    /// The bounds of a model of replicas.
-    pub fn replicas(self) -> Option<Bounds> {
-        match self {
-            Kind::Replicas(bounds) => Some(bounds),
-            Kind::Lease(_) | Kind::Once(_) | Kind::Handoff(_) | Kind::Commit(_) => None,
-        }
-    }
 }
 
 /// Messages that one campaign a node doesn't need: refusals raise only the ballot of a next one, acknowledged heartbeats serve

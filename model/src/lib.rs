@@ -19,6 +19,7 @@ pub mod catalog;
 pub mod check;
 pub mod groups;
 pub mod handoff;
+pub mod kind;
 pub mod lease;
 pub mod letters;
 pub mod memo;

@@ -128,7 +128,7 @@ fn completes(model: &Once, state: &State) -> bool {
         let done = model.steps.request(&model.bounds, &state.held, n, sent.stamp);
         done.is_ok_and(|done| {
             matches!(
-                &done.reply,
+                done.reply,
                 Reply::Refused(
                     Refusal::SessionExpired | Refusal::FromTheFuture | Refusal::Busy(BusyReason::Sessions)
                 )
