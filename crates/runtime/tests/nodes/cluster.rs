@@ -189,14 +189,15 @@ impl Cluster {
             assert_eq!((birth.config, birth.founders.len()), (&b"config"[..], FOUNDERS as usize));
             Journal::default()
         };
-        // A stopped node's port may take a moment to be free.
+        // A stopped node's port may take a moment to be free, and a checkpoint under way, which gets what time is left
+        // over, keeps the directory until it is done.
         for attempt in 0.. {
             match runtime::node::start(options.clone(), machine).await {
                 Ok(handle) => {
                     self.handles[id as usize - 1] = Some(handle);
                     return;
                 }
-                Err(error) if attempt < 100 => {
+                Err(error) if attempt < 1_500 => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     drop(error);
                 }
