@@ -14,10 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Lines of a Rust file at most. Exceptions stand in [`LONG_FILES`].
+/// Lines of a Rust file at most, without exception.
 const LINES_MAX: usize = 500;
-/// Files that may be longer, up to a bound of their own, and why.
-const LONG_FILES: &[LongFile] = &[];
 /// What a pure crate may depend on: values, codecs, hashes, errors.
 const PURE_DEPENDENCIES: &[&str] =
     &["paxos", "shardmaster", "kvserver", "bincode", "bytes", "imbl", "thiserror", "xxhash-rust"];
@@ -109,34 +107,22 @@ fn assert_none(violations: &[String]) {
 
 // ------------------------------------------------------------------------------------------------ Rust files
 
-/// Path, lines, reason.
-type LongFile = (&'static str, usize, &'static str);
-
-fn long_files(tree: &Tree, exceptions: &[LongFile]) -> Vec<String> {
-    let mut found = Vec::new();
-    for (path, text) in tree.ending(".rs") {
-        let (lines, exception) = (text.lines().count(), exceptions.iter().find(|(long, ..)| *long == path));
-        let most = exception.map_or(LINES_MAX, |(_, most, _)| *most);
-        if lines > most {
-            found.push(format!("{path} has {lines} lines, at most {most} are allowed"));
-        } else if lines <= LINES_MAX && exception.is_some() {
-            found.push(format!("{path} has {lines} lines and needs no exception"));
-        }
-    }
-    found
+fn long_files(tree: &Tree) -> Vec<String> {
+    let lines = tree.ending(".rs").map(|(path, text)| (path, text.lines().count()));
+    let long = lines.filter(|(_, lines)| *lines > LINES_MAX);
+    long.map(|(path, lines)| format!("{path} has {lines} lines, at most {LINES_MAX} are allowed")).collect()
 }
 
 #[test]
 fn files_are_chapters() {
-    assert_none(&long_files(&the_tree(), LONG_FILES));
+    assert_none(&long_files(&the_tree()));
 }
 
 #[test]
 fn a_long_file_is_noticed() {
-    let (long, short) = ("x\n".repeat(LINES_MAX + 1), "x\n".to_string());
-    let tree = Tree::of(&[("long.rs", &long), ("allowed.rs", &long), ("short.rs", &short)]);
-    assert_eq!(long_files(&tree, &[("allowed.rs", LINES_MAX + 1, "a test")]).len(), 1);
-    assert_eq!(long_files(&tree, &[("short.rs", LINES_MAX + 1, "a test")]).len(), 3);
+    let (long, short) = ("x\n".repeat(LINES_MAX + 1), "x\n".repeat(LINES_MAX));
+    let tree = Tree::of(&[("long.rs", &long), ("short.rs", &short)]);
+    assert_eq!(long_files(&tree).len(), 1);
 }
 
 fn files_without_docs(tree: &Tree) -> Vec<String> {
