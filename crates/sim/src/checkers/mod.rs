@@ -1,7 +1,7 @@
 //! A checker for each property, from P0 to P10. Each is a small state machine over observations, and knows nothing of the others.
 //!
 //! [`Checkers`] hands every observation to all of them, and derives some more: what is chosen (from P4), and what that does to
-//! the state of its group ([`reference`]).
+//! the state of its group (`reference`).
 
 mod canary;
 mod p0;

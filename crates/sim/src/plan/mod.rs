@@ -1,5 +1,5 @@
 //! What happens in a run, as data: the cluster's shape, its network, the faults with their times, moves, and what each client
-//! does. It has a text form of one line an event ([`text`]), and is drawn from a seed ([`draw`]).
+//! does. It has a text form of one line an event (`text`), and is drawn from a seed ([`draw`]).
 
 mod draw;
 mod text;
