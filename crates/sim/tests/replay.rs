@@ -28,13 +28,12 @@ fn assert_right(name: &str, plan: &Plan) -> Report {
 }
 
 fn scripts() -> Vec<(String, String)> {
-    let entries = fs::read_dir(below_tests("golden/sim")).unwrap();
-    let mut scripts: Vec<(String, String)> = entries
-        .map(|entry| {
-            let path = entry.unwrap().path();
-            (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read_to_string(&path).unwrap())
-        })
-        .collect();
+    let entries = fs::read_dir(below_tests("golden/sim")).expect("the folder of scripts can be read");
+    let script = |entry: fs::DirEntry| {
+        let text = fs::read_to_string(entry.path()).expect("a script can be read");
+        (entry.file_name().to_string_lossy().into_owned(), text)
+    };
+    let mut scripts: Vec<(String, String)> = entries.flatten().map(script).collect();
     scripts.sort();
     scripts
 }
