@@ -65,7 +65,7 @@ fn the_seeds_that_once_failed_run_without_a_violation() {
 }
 
 #[test]
-fn fresh_seeds_run_without_a_violation() {
+fn drawn_plans_run_without_a_violation() {
     for seed in 0..8 {
         assert_right(&format!("seed {seed}"), &draw(seed));
     }
