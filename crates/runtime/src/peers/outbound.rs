@@ -16,7 +16,8 @@ use wire::v1::peer_client::PeerClient;
 use crate::env::Env;
 use crate::peers::{Network, Outbox};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Short: the first packet of a connection may have met a partition, and TCP itself sends it again only after a second.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 const RETRY_LAST: Duration = Duration::from_millis(200);
 

@@ -31,6 +31,10 @@ pub(super) async fn reach(cluster: &Arc<Cluster>, mut clients: Clients, healed_u
     let idle_us = cluster.now_us();
     let rest = rest(cluster, idle_us).await;
     let contents = contents(cluster, &clients).await;
+    let rest = match rest {
+        Ok(rest_us) => caught_up(cluster).await.map(|()| rest_us),
+        Err(unrest) => Err(unrest),
+    };
     let (history, calls, groups) =
         (clients.recorder.history(), clients.calls.taken(), cluster.watch.groups());
     Ending { history, contents, calls, groups, healed_us, idle_us, rest, bound_us: us(BOUND) }
@@ -58,6 +62,18 @@ async fn rest(cluster: &Cluster, idle_us: u64) -> Result<u64, String> {
         }
         sleep(LOOK).await;
     }
+}
+
+/// When a replica that came to life while keys were read knows what the others know.
+async fn caught_up(cluster: &Cluster) -> Result<(), String> {
+    let began_us = cluster.now_us();
+    while let Some(unrest) = cluster.watch.unrest() {
+        if cluster.now_us() > began_us + us(BOUND) {
+            return Err(unrest);
+        }
+        sleep(LOOK).await;
+    }
+    Ok(())
 }
 
 /// The moves that the shardmaster still wants.

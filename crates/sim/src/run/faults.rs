@@ -23,6 +23,8 @@ const TELL_WITHIN: Duration = Duration::from_secs(1);
 const TOLD_TO_END: &str = "told to end";
 /// In the reason of a node that couldn't start on a full disk, which may have room again by now.
 const NO_ROOM: &str = "no storage space";
+/// In the reason of a node whose sync failed since it was told to: it may have started meanwhile, and the fault be over.
+const INJECTED: &str = "injected EIO";
 /// Room on a full disk.
 const FULL_BYTES: u64 = 0;
 
@@ -330,7 +332,7 @@ impl<'a> Faults<'a> {
             }
             // It may not have heard yet that it needn't.
             let may = |what: &What| matches!(what, What::CrashAt(..) | What::FailSync(_) | What::Fill(_));
-            let expected = [TOLD_TO_END, NO_ROOM].iter().any(|reason| why.contains(reason));
+            let expected = [TOLD_TO_END, NO_ROOM, INJECTED].iter().any(|reason| why.contains(reason));
             if !self.is_hit(node, may) && !expected {
                 let detail = format!("node {node} ended by itself: {why}");
                 self.cluster.watch.violated(Violation { property: "P10", detail });
