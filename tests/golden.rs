@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use testkit::golden::{Language, check};
-use testkit::{script, shard};
+use scripted::golden::{Language, check};
+use scripted::{script, shard};
 
 fn scripts_print_what_they_record<L: Language>(folder: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(folder);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use client::Consistency;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
-use testkit::history::alone;
+use scripted::history::alone;
 
 use kvserver::txn::{TxnOp, TxnReply, TxnResult};
 

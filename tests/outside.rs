@@ -14,7 +14,7 @@ use std::collections::HashMap;
 
 use client::{Client, Consistency, TxnOp, TxnReply, TxnResult};
 use testcluster::TestCluster;
-use testkit::history::{Outcome, alone};
+use scripted::history::{Outcome, alone};
 
 struct Cache {
     client: Client,
@@ -76,7 +76,7 @@ fn write_crate(dir: &Path) {
     let crates = root().join("crates").display().to_string();
     let mut manifest = block(&page, "toml").replace("../synod/crates", &crates);
     assert!(manifest.contains(&crates), "the page says where the crates are");
-    manifest.push_str(&format!("testkit = {{ path = \"{crates}/testkit\" }}\n"));
+    manifest.push_str(&format!("scripted = {{ path = \"{crates}/scripted\" }}\n"));
     // As the workspace builds, so that what it has built serves here, too.
     manifest.push_str(&profiles(&fs::read_to_string(root().join("Cargo.toml")).unwrap()));
     fs::create_dir_all(dir.join("tests")).unwrap();

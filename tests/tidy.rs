@@ -20,13 +20,13 @@ const LINES_MAX: usize = 500;
 const PURE_DEPENDENCIES: &[&str] =
     &["paxos", "shardmaster", "kvserver", "bincode", "bytes", "imbl", "thiserror", "xxhash-rust"];
 /// The crates that must be pure. Optional dependencies don't count: the pure build leaves them out.
-const PURE_CRATES: &[&str] = &["paxos", "kvserver", "testkit", "shardmaster"];
+const PURE_CRATES: &[&str] = &["paxos", "kvserver", "scripted", "shardmaster"];
 /// Where checkers live: assertions don't count, something must judge from outside.
 const CHECKERS: &[&str] = &[
     "crates/paxos/src/invariants.rs",
-    "crates/testkit/",
+    "crates/scripted/",
     "crates/testcluster/",
-    "crates/sim/",
+    "crates/testkit/",
     "crates/kvserver/tests/",
     "crates/runtime/src/log/tests/",
     "model/",

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use client::{Access, Client, ClientOptions, Transaction, Txn, TxnReply, TxnResult};
 use kvserver::command::shard_of;
 use rand::RngExt as _;
+use scripted::history::{History, Outcome};
 use serde_json::Value as Json;
-use testkit::history::{History, Outcome};
 use tests::Demo;
 use tests::load::{await_moves, dose};
 use tests::work::{Running, Seen, Worker, connect};
@@ -183,7 +183,7 @@ fn a_bank_keeps_its_sum_through_kills_and_moves() {
 
 #[test]
 fn a_wrong_sum_is_noticed() {
-    use testkit::history::Operation;
+    use scripted::history::Operation;
     let found = |n: i64| TxnResult::Value(Some((n.to_string().into_bytes(), 1)));
     let outcome = Outcome::Replied(TxnReply { held: true, results: vec![found(7), found(-3)] });
     let txn = Transaction::new().get("a").get("b").into();

@@ -9,7 +9,7 @@ use client::{Client, ClientOptions, Consistency, Error, ErrorKind};
 use kvserver::txn::{Txn, TxnOp, TxnReply, TxnResult};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
-use testkit::history::{History, Operation, Outcome, alone, judge};
+use scripted::history::{History, Operation, Outcome, alone, judge};
 
 /// An operation that takes longer is an error.
 pub const TIMEOUT: Duration = Duration::from_secs(60);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
-use testkit::history::Outcome;
+use scripted::history::Outcome;
 use tests::load::{Load, dose};
 use tests::nodes::{Nodes, Plan, SOON, bound, until};
 use tests::proxy::Link;

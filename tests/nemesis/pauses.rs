@@ -11,7 +11,7 @@ use client::{Client, Consistency, TxnOp, TxnResult};
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
-use testkit::history::{History, Operation, judge};
+use scripted::history::{History, Operation, judge};
 use tests::load::dose;
 use tests::nodes::{Nodes, Plan, SOON, until};
 use tokio::sync::watch;

@@ -9,12 +9,12 @@ const CHECK: &str = "crates/client/src/bin/kvctl/check/";
 fn strays(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
     for (path, text) in tree.ending(".rs").filter(|(path, _)| path.starts_with(CLIENT)) {
-        let uses = text.matches("testkit").count();
-        let of_judge = text.matches("testkit::history").count();
+        let uses = text.matches("scripted").count();
+        let of_judge = text.matches("scripted::history").count();
         if uses > 0 && !path.starts_with(CHECK) {
-            found.push(format!("{path} names testkit; only {CHECK} may"));
+            found.push(format!("{path} names scripted; only {CHECK} may"));
         } else if uses > of_judge {
-            found.push(format!("{path} names more of testkit than testkit::history"));
+            found.push(format!("{path} names more of scripted than scripted::history"));
         }
     }
     found
@@ -32,6 +32,6 @@ fn a_client_that_uses_the_test_kit_is_noticed() {
         Tree::of(&files.iter().map(|(path, text)| (path.as_str(), *text)).collect::<Vec<_>>())
     };
     let library = |text| (format!("{CLIENT}router.rs"), text);
-    assert_none(&strays(&tree([check("use testkit::history::History;"), library("use paxos;")])));
-    assert_eq!(strays(&tree([check("use testkit::net::Net;"), library("use testkit::history;")])).len(), 2);
+    assert_none(&strays(&tree([check("use scripted::history::History;"), library("use paxos;")])));
+    assert_eq!(strays(&tree([check("use scripted::net::Net;"), library("use scripted::history;")])).len(), 2);
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use client::Access;
-use testkit::history::{Figures, Verdict, Window, judge};
+use scripted::history::{Figures, Verdict, Window, judge};
 use wire::v1::groups_client::GroupsClient;
 use wire::v1::{CopyLoad, LoadRequest};
 

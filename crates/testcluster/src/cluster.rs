@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use client::{Access, Client, ClientOptions};
 use kvserver::server::config::Config;
+use scripted::prng::Prng;
 use simulated::World;
-use testkit::prng::Prng;
 
 use crate::builder::{Builder, Mode};
 use crate::check::Check;

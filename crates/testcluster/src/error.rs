@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use testkit::prng::Prng;
+use scripted::prng::Prng;
 
 use crate::Mode;
 use crate::view::View;

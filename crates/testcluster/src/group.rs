@@ -15,8 +15,8 @@ use runtime::api::{Call, CallResult, Handle, NodeStatus, ReadConsistency, Refuse
 use runtime::env::Env;
 use runtime::node::{self, StartError};
 use runtime::options::{Bounds, NodeAddress, NodeOptions};
+use scripted::prng::Prng;
 use simulated::{Machine, WorldOptions};
-use testkit::prng::Prng;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 

@@ -10,7 +10,7 @@ use client::{
     Written,
 };
 use parking_lot::Mutex;
-use testkit::history::{History, Operation, Outcome, alone};
+use scripted::history::{History, Operation, Outcome, alone};
 use tokio::time::Instant;
 
 /// What clients saw, in one time. Clones write to the same history.
@@ -248,7 +248,7 @@ fn failed(error: &Error) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use testkit::history::judge;
+    use scripted::history::judge;
 
     use super::*;
 

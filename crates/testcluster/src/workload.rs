@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use client::{ErrorKind, Transaction};
-use testkit::prng::Prng;
+use scripted::prng::Prng;
 use tokio::task::JoinSet;
 
 use crate::cluster::TestCluster;

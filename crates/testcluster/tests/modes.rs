@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use client::{TxnOp, TxnReply, TxnResult};
+use scripted::history::{Outcome, alone};
 use testcluster::{CheckError, Error, Mode, NodeState, TestCluster};
-use testkit::history::{Outcome, alone};
 use tokio::time::Instant;
 
 /// A test for each mode and body.

@@ -225,10 +225,10 @@ async fn planted(seed: u64) -> Option<String> {
                 }
                 known.clone().unwrap()
             };
-            let get = testkit::history::alone(client::TxnOp::Get { key: b"k".to_vec() });
+            let get = scripted::history::alone(client::TxnOp::Get { key: b"k".to_vec() });
             let outcome = |found: &Option<(Vec<u8>, u64)>| {
                 let results = vec![client::TxnResult::Value(found.clone())];
-                testkit::history::Outcome::Replied(client::TxnReply { held: true, results })
+                scripted::history::Outcome::Replied(client::TxnReply { held: true, results })
             };
             cluster.recorder().record(reader, get, read, outcome).await;
         }

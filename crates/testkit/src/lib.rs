@@ -1,22 +1,15 @@
-//! Replicas of the shipped core on a network, disks and clocks that a test commands; and groups of them whose shards move.
+//! Whole clusters in virtual time: the shipped nodes and the shipped client, on disks, clocks and a network that a plan
+//! commands; the same plan gives the same run.
 //!
-//! - [`group`] runs the replicas of one group and judges P0 to P7 after every step;
-//! - [`net`] carries their messages one by one, for [`script`], the line language of golden scripts;
-//! - [`random`] draws whole runs from a seed: faults, clients, clocks;
-//! - [`shard`] is the world of shards that move, with its own line language, and judges P8 and P9.
-//!
-//! Nothing here has a protocol of its own: every effect comes from [`paxos::Replica::step`], or from what a state machine
-//! applies.
+//! - [`plan`] is what happens in a run, as data with a text form, drawn from a seed;
+//! - [`observation`] is what is seen of it, [`checkers`] judge P0 to P10;
+//! - [`run`] carries a plan out, [`watch`] tells the checkers;
+//! - [`minimize`] takes away what a failure doesn't need.
 
-pub mod command;
-pub mod disk;
-pub mod golden;
-pub mod group;
-pub mod history;
-pub mod judge;
-pub mod net;
-pub mod prng;
-pub mod random;
-pub mod script;
-pub mod shard;
-mod words;
+pub mod checkers;
+pub mod figures;
+pub mod minimize;
+pub mod observation;
+pub mod plan;
+pub mod run;
+pub mod watch;

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use paxos::ids::Slot;
-use testkit::golden::{self, Language};
-use testkit::shard::random::{moves, transactions};
-use testkit::{random, script, shard};
+use scripted::golden::{self, Language};
+use scripted::shard::random::{moves, transactions};
+use scripted::{random, script, shard};
 
 use crate::bounds::Bounds;
 use crate::catalog::{self, named};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use testkit::history::{History, Outcome, Verdict, Window, judge_within};
+use scripted::history::{History, Outcome, Verdict, Window, judge_within};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
@@ -115,7 +115,7 @@ impl Judge {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use testkit::history::Operation;
+    use scripted::history::Operation;
 
     use super::*;
 

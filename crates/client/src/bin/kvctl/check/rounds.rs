@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use client::Routing;
 use parking_lot::Mutex;
-use testkit::history::{History, Operation, Outcome};
+use scripted::history::{History, Operation, Outcome};
 
 /// Keys of a round.
 pub(super) const KEYS: usize = 12;

@@ -10,7 +10,7 @@ use client::{Client, Consistency, Error, ErrorKind, Transaction, Txn, TxnError, 
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 use rand::seq::index::sample;
-use testkit::history::{History, Operation, Outcome, alone};
+use scripted::history::{History, Operation, Outcome, alone};
 use tokio::sync::mpsc;
 
 use super::rounds::{Closed, KEYS, Keys, Rounds, Sort, TEAM};

@@ -11,11 +11,11 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Parser, ValueEnum};
 use serde::Serialize;
-use sim::figures::Figures;
-use sim::minimize::minimize;
-use sim::plan::{Plan, draw};
-use sim::run::{Options, Report, run};
-use sim::watch::Trace;
+use testkit::figures::Figures;
+use testkit::minimize::minimize;
+use testkit::plan::{Plan, draw};
+use testkit::run::{Options, REPLAY, Report, run};
+use testkit::watch::Trace;
 
 const VIOLATED: u8 = 1;
 const USAGE: u8 = 2;
@@ -78,7 +78,7 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    sim::run::note_panics();
+    testkit::run::note_panics();
     match act(&arguments) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -97,10 +97,10 @@ fn act(arguments: &Arguments) -> Result<u8> {
         return many(arguments, first..first.saturating_add(count));
     }
     let (plan, replay) = match (&arguments.script, arguments.seed) {
-        (Some(path), _) => (read(path)?, format!("sim --script {} --trace", path.display())),
+        (Some(path), _) => (read(path)?, format!("{REPLAY} --script {} --trace", path.display())),
         (None, seed) => {
             let seed = seed.unwrap_or_default();
-            (draw(seed), format!("sim --seed {seed} --trace"))
+            (draw(seed), format!("{REPLAY} --seed {seed} --trace"))
         }
     };
     if arguments.plan {
@@ -149,7 +149,8 @@ fn many(arguments: &Arguments, seeds: Range<u64>) -> Result<u8> {
                     }
                     let plan = draw(seed);
                     let report = run(&plan, &Options { canary: arguments.canary, trace: Trace::Off });
-                    let failed = failure(arguments, &plan, &report, format!("sim --seed {seed} --trace"));
+                    let failed =
+                        failure(arguments, &plan, &report, format!("{REPLAY} --seed {seed} --trace"));
                     if told.send((report.figures, failed)).is_err() {
                         break;
                     }

@@ -1,6 +1,6 @@
 //! Random schedules, a bounded number of them; `cargo run --release --example seeds` runs more.
 
-use testkit::random;
+use scripted::random;
 
 #[test]
 fn no_property_breaks_in_random_runs() {
@@ -17,5 +17,5 @@ fn no_property_breaks_in_random_runs() {
 fn advice(seed: u64) -> String {
     let last = random::last_lines(seed, 40).join("\n");
     let end = seed + 1;
-    format!("{last}\nreplay: cargo run -p testkit --example seeds -- --seeds {seed}..{end} --trace")
+    format!("{last}\nreplay: cargo run -p scripted --example seeds -- --seeds {seed}..{end} --trace")
 }

@@ -26,6 +26,9 @@ use clients::Clients;
 use cluster::Cluster;
 use faults::Faults;
 
+/// How a run is made again, from the workspace; what it is to do follows.
+pub const REPLAY: &str = "cargo run --release -p testkit --bin sim --";
+
 /// How a run is to be.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {

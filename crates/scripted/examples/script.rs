@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use testkit::{golden, script, shard};
+use scripted::{golden, script, shard};
 
 fn main() -> ExitCode {
     let mut same = true;

@@ -8,8 +8,8 @@ use paxos::invariants::Violation;
 use paxos::io::Write;
 use paxos::message::{Entry, Payload};
 use paxos::replica::FIRST_SLOT;
+use scripted::judge::Judge;
 use shardmaster::ids::GroupRef;
-use testkit::judge::Judge;
 
 use super::Checker;
 use crate::observation::{At, Observation};

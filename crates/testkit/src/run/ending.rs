@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use testkit::history::Outcome;
+use scripted::history::Outcome;
 use tokio::time::sleep;
 
 use super::clients::Clients;
@@ -107,7 +107,7 @@ pub(super) fn count(ending: &Ending, watch: &Watch) {
     let operations = &ending.history.operations;
     watch.count(|figures| {
         figures.operations += operations.len() as u64;
-        let keys = |it: &testkit::history::Operation| it.txn.accesses().len();
+        let keys = |it: &scripted::history::Operation| it.txn.accesses().len();
         figures.transactions += operations.iter().filter(|it| keys(it) > 1).count() as u64;
         figures.unknown += operations.iter().filter(|it| it.outcome == Outcome::Unknown).count() as u64;
     });

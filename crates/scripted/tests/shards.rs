@@ -1,6 +1,6 @@
 //! Random scripts of shards, a bounded number of them.
 
-use testkit::shard::random::moves;
+use scripted::shard::random::moves;
 
 const SEEDS: u64 = 300;
 

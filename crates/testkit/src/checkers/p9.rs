@@ -7,7 +7,7 @@ use kvserver::command::Reply;
 use kvserver::txn::TxnOp;
 use paxos::invariants::Violation;
 use paxos::rsm::state_machine::RequestId;
-use testkit::history::{History, Outcome};
+use scripted::history::{History, Outcome};
 
 use super::{Checker, violation};
 use crate::observation::{Ending, Observation};
@@ -139,8 +139,8 @@ mod tests {
     use kvserver::command::ShardId;
     use kvserver::txn::TxnResult;
     use paxos::ids::{ClientId, Generation, GroupId, Sequence};
+    use scripted::history::Operation;
     use shardmaster::ids::GroupRef;
-    use testkit::history::Operation;
 
     use super::*;
     use crate::checkers::fixture::{ending, property};

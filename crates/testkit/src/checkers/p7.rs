@@ -1,7 +1,7 @@
 //! P7: there is an order of all operations of all clients, each between its call and its answer, in which every answer is right.
 
 use paxos::invariants::Violation;
-use testkit::history::{Verdict, judge};
+use scripted::history::{Verdict, judge};
 
 use super::{Checker, violation};
 use crate::observation::Observation;
@@ -29,7 +29,7 @@ impl Checker for P7 {
 
 #[cfg(test)]
 mod tests {
-    use testkit::history::Operation;
+    use scripted::history::Operation;
 
     use super::*;
     use crate::checkers::fixture::{ending, property, put};

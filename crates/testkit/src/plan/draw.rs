@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use testkit::prng::Prng;
+use scripted::prng::Prng;
 
 use super::{Event, Log, Network, Plan, Shape, Step, TXN_STEPS, What, Who};
 

@@ -12,9 +12,9 @@ use paxos::limits::Limits;
 use paxos::message::{Entry, Envelope, Payload};
 use paxos::quorum::Voters;
 use paxos::replica::{Config, FIRST_SLOT, Recovered, Replica};
+use scripted::history::{History, Operation};
+use scripted::prng::Prng;
 use shardmaster::ids::{GroupRef, SHARDMASTER};
-use testkit::history::{History, Operation};
-use testkit::prng::Prng;
 
 use crate::observation::{At, Ending, Observation};
 

@@ -1,11 +1,11 @@
-//! How fast histories are judged: `cargo run --release -p testkit --example history_rate [seed]`.
+//! How fast histories are judged: `cargo run --release -p scripted --example history_rate [seed]`.
 
 use std::time::{Duration, Instant};
 
 use kvserver::txn::TxnResult;
-use testkit::history::drawn::{self, Kind, Shape};
-use testkit::history::{Operation, Outcome, Verdict, judge, judge_within};
-use testkit::prng::Prng;
+use scripted::history::drawn::{self, Kind, Shape};
+use scripted::history::{Operation, Outcome, Verdict, judge, judge_within};
+use scripted::prng::Prng;
 
 /// Judges so many histories of this shape, one after another.
 fn measure(name: &str, seed: u64, histories: u64, shape: Shape) {

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sim::plan::{Plan, draw};
-use sim::run::{Options, Report, run};
-use sim::watch::Trace;
+use testkit::plan::{Plan, draw};
+use testkit::run::{Options, Report, run};
+use testkit::watch::Trace;
 
 /// Of the trace of a run that fails.
 const LAST_LINES: usize = 60;

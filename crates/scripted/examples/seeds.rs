@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use testkit::random::{self, Figures};
+use scripted::random::{self, Figures};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();

@@ -7,6 +7,8 @@ use std::sync::Once;
 
 use paxos::invariants::Violation;
 
+use super::REPLAY;
+
 /// Ids of properties, as they stand before a colon in the messages of assertions.
 const PROPERTIES: [&str; 11] = ["P10", "P0", "P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9"];
 
@@ -37,7 +39,7 @@ pub fn note() {
             match noted {
                 None => before(info),
                 Some(seed) if cfg!(panic = "abort") => {
-                    eprintln!("seed {seed}: {info}\nreplay: sim --seed {seed} --trace");
+                    eprintln!("seed {seed}: {info}\nreplay: {REPLAY} --seed {seed} --trace");
                     std::process::exit(1);
                 }
                 Some(_) => {}

@@ -2,7 +2,7 @@
 //!
 //! `TXN_SEEDS=300..20000` runs others than the usual ones, `TXN_SEEDS=20000` so many.
 
-use testkit::shard::random::transactions::{run, script};
+use scripted::shard::random::transactions::{run, script};
 
 const SEEDS: std::ops::Range<u64> = 0..60;
 
@@ -28,7 +28,7 @@ fn no_property_breaks_in_random_transactions() {
             Ok(Err(failure)) => failure,
             Err(_) => format!("seed {seed} panicked, after\n> {}", script(seed).join("\n> ")),
         };
-        let replay = format!("TXN_SEEDS={seed}..{} cargo test -p testkit --test transactions", seed + 1);
+        let replay = format!("TXN_SEEDS={seed}..{} cargo test -p scripted --test transactions", seed + 1);
         panic!("{failure}\nreplay: {replay}");
     }
     println!("{ran} answers of transactions that ran");

@@ -6,8 +6,8 @@ use paxos::ids::Slot;
 use paxos::invariants::Violation;
 use paxos::io::Write;
 use paxos::message::{Envelope, Message, Payload};
+use scripted::judge::Judge;
 use shardmaster::ids::GroupRef;
-use testkit::judge::Judge;
 
 use super::{Checker, violation};
 use crate::observation::{At, Observation};

@@ -1,9 +1,9 @@
 //! The judge of histories against histories that are right, changed ones, and a judge that tries every order.
 
 use kvserver::txn::{TxnReply, TxnResult};
-use testkit::history::drawn::{self, Kind, Map, Shape};
-use testkit::history::{History, Operation, Outcome, Verdict, judge};
-use testkit::prng::Prng;
+use scripted::history::drawn::{self, Kind, Map, Shape};
+use scripted::history::{History, Operation, Outcome, Verdict, judge};
+use scripted::prng::Prng;
 
 fn shape(prng: &mut Prng, kind: Kind, operations: usize) -> Shape {
     Shape {

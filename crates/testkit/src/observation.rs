@@ -11,8 +11,8 @@ use paxos::io::{Input, Output, Write};
 use paxos::message::{Entry, Envelope, Payload};
 use paxos::replica::Replica;
 use paxos::rsm::state_machine::RequestId;
+use scripted::history::History;
 use shardmaster::ids::{Epoch, GroupRef};
-use testkit::history::History;
 
 /// A replica over all its lives: what its disk remembers belongs to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
