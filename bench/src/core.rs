@@ -18,7 +18,7 @@ use paxos::message::{Envelope, Payload};
 use paxos::quorum::Voters;
 use paxos::replica::{Config, FIRST_SLOT, Recovered};
 
-use crate::report::{Figures, Report, Spread};
+use crate::report::{Figures, Report};
 
 const NODES: u32 = 3;
 const ENTRY_BYTES: usize = 16;

@@ -9,7 +9,6 @@ use clap::{Args, ValueEnum};
 use crate::load::{self, Load};
 use crate::plot;
 use crate::report::{Figures, Report};
-use crate::sample::Sample;
 use crate::store::{Cluster, Kind, Place, Read, Via};
 
 const KEYS: u64 = 10_000;
@@ -111,9 +110,9 @@ pub(crate) async fn run(args: &GrowArgs, place: &Place, out: &Path) -> Result<()
             series[at].1.push((point.at as f64, 1e6 / figures.ops_per_s.max(1.0)));
         }
         if args.what == What::Groups {
-            let before = Sample::of(&cluster.pids())?;
+            let before = cluster.sample()?;
             tokio::time::sleep(IDLE).await;
-            let used = Sample::of(&cluster.pids())?.since(&before).cpu_s / IDLE.as_secs_f64();
+            let used = cluster.sample()?.since(&before).cpu_s / IDLE.as_secs_f64();
             eprintln!("  idle: {:.2} % of a core a node", used / cluster.nodes.len() as f64 * 1e2);
         }
         if args.what == What::Keys {

@@ -119,9 +119,9 @@ pub(crate) async fn run(cluster: &Cluster, load: &Load) -> Result<Measured> {
     }
     let sampling = async {
         tokio::time::sleep_until(start.into()).await;
-        let before = Sample::of(&cluster.pids());
+        let before = cluster.sample();
         tokio::time::sleep_until(end.into()).await;
-        anyhow::Ok(Sample::of(&cluster.pids())?.since(&before?))
+        anyhow::Ok(cluster.sample()?.since(&before?))
     };
     let (used, ()) =
         local.run_until(async { tokio::join!(sampling, tokio::time::sleep_until(end.into())) }).await;

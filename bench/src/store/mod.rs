@@ -11,6 +11,8 @@ use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use tempfile::TempDir;
 
+use crate::sample::Sample;
+
 pub(crate) use nodes::Node;
 
 /// Bytes of a key.
@@ -76,7 +78,7 @@ pub(crate) enum Read {
 pub(crate) struct Cluster {
     kind: Kind,
     pub(crate) nodes: Vec<Node>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Cluster {
@@ -89,12 +91,17 @@ impl Cluster {
             Kind::EtcdTuned => etcd::nodes(place, dir.path(), true)?,
             Kind::ZooKeeper => zookeeper::nodes(place, dir.path())?,
         };
-        let mut cluster = Cluster { kind, nodes, _dir: dir };
+        let mut cluster = Cluster { kind, nodes, dir };
         for node in &mut cluster.nodes {
             node.start()?;
         }
         cluster.await_writes().await?;
         Ok(cluster)
+    }
+
+    /// What it has used until now.
+    pub(crate) fn sample(&self) -> Result<Sample> {
+        Sample::of(&self.pids(), self.dir.path())
     }
 
     /// Returns when a write went through.
@@ -141,7 +148,7 @@ impl Cluster {
     }
 
     /// Processes that run.
-    pub(crate) fn pids(&self) -> Vec<u32> {
+    fn pids(&self) -> Vec<u32> {
         self.nodes.iter().filter_map(Node::pid).collect()
     }
 }
