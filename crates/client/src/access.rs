@@ -11,7 +11,7 @@ use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
-use wire::channel::{Channel, Dial};
+use wire::channel::{Channel, Dial, Patience};
 
 use crate::error::{Error, ErrorKind};
 
@@ -124,17 +124,19 @@ impl Access {
         self.endpoint("localhost:1").map(drop).map_err(|e| invalid(told(&e)))
     }
 
-    /// Connects to a node; `tune` is for connections over TCP, `timeout` bounds each call's beginning over others.
+    /// Connects to a node; `tune` is for connections over TCP, but for how long it is tried; `timeout` bounds each call's
+    /// beginning over others.
     pub(crate) async fn connect(
         &self,
         address: &str,
         timeout: Option<Duration>,
         tune: impl FnOnce(Endpoint) -> Endpoint,
     ) -> Result<Channel, NotConnected> {
-        if let Some(Dialer(dialer)) = &self.dialer {
-            return dialer.dial(address, timeout).await.map_err(NotConnected::Otherwise);
-        }
         let endpoint = tune(self.endpoint(address).map_err(NotConnected::NoAddress)?);
+        if let Some(Dialer(dialer)) = &self.dialer {
+            let patience = Patience { call: timeout, ..Patience::of(&endpoint) };
+            return dialer.dial(address, patience).await.map_err(NotConnected::Otherwise);
+        }
         Ok(endpoint.connect().await.map_err(NotConnected::Tcp)?.into())
     }
 

@@ -17,7 +17,7 @@ use rand::{Rng, SeedableRng};
 use tonic::codegen::StdError;
 use tonic::service::Routes;
 use tonic::transport::Endpoint;
-use wire::channel::{Channel, Dial};
+use wire::channel::{Channel, Dial, Patience};
 
 use crate::checkpoint::{self, CheckpointError, GroupState};
 use crate::clock;
@@ -64,7 +64,7 @@ pub trait Machine: Dial + Send + Sync {
     fn listen(&self, address: &str, routes: Routes) -> Result<Listening, String>;
 
     /// A channel that connects when it is used, and again when that connection is gone.
-    fn dial_lazily(&self, address: &str) -> Channel;
+    fn dial_lazily(&self, address: &str, patience: Patience) -> Channel;
 
     /// Ends this life at once, as `kill -9` ends a process.
     fn end(&self, why: &str);
@@ -222,7 +222,7 @@ impl Env {
         }
     }
 
-    /// Connects to `host:port`; `tune` is for connections over TCP.
+    /// Connects to `host:port`; `tune` is for connections over TCP, but for how long it is tried.
     ///
     /// # Errors
     /// If nobody answers there.
@@ -231,21 +231,20 @@ impl Env {
         address: &str,
         tune: impl FnOnce(Endpoint) -> Endpoint,
     ) -> Result<Channel, StdError> {
+        let endpoint = tune(Endpoint::from_shared(format!("http://{address}"))?);
         match &self.machine {
-            None => Ok(tune(Endpoint::from_shared(format!("http://{address}"))?).connect().await?.into()),
-            Some(machine) => machine.dial(address, None).await,
+            None => Ok(endpoint.connect().await?.into()),
+            Some(machine) => machine.dial(address, Patience::of(&endpoint)).await,
         }
     }
 
     /// The same, but the connection comes about when it is used; `None` if that is no address.
     pub fn connect_lazily(&self, address: &str, tune: impl FnOnce(Endpoint) -> Endpoint) -> Option<Channel> {
-        match &self.machine {
-            None => {
-                let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-                Some(tune(endpoint).connect_lazy().into())
-            }
-            Some(machine) => Some(machine.dial_lazily(address)),
-        }
+        let endpoint = tune(Endpoint::from_shared(format!("http://{address}")).ok()?);
+        Some(match &self.machine {
+            None => endpoint.connect_lazy().into(),
+            Some(machine) => machine.dial_lazily(address, Patience::of(&endpoint)),
+        })
     }
 
     /// Ends the process at once, or the life of the machine.

@@ -13,59 +13,49 @@ use http_body::Body as _;
 use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, StdError, http};
-use wire::channel::{Carry, Channel};
+use wire::channel::{Carry, Channel, Patience};
 
 use crate::net::{Listener, Net, Place};
 use crate::pipe::{Item, Pipe, Reader};
 
-/// How long a connection that goes nowhere is tried.
-const CONNECT: Duration = Duration::from_secs(1);
-/// The same for one that comes about when it is used.
-const CONNECT_LAZILY: Duration = Duration::from_millis(300);
-
-/// How a channel comes about.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Bound {
-    /// Now, and never again; calls are bounded by this.
-    Now(Option<Duration>),
-    /// With each call.
-    Lazily,
-}
-
-/// A channel from `place` to whoever listens at `address`.
+/// A channel from `place` to whoever listens at `address`, and never to another one that comes after it.
 pub(crate) async fn dial(
     net: Arc<Net>,
     place: Place,
     address: String,
-    bound: Bound,
+    patience: Patience,
 ) -> Result<Channel, StdError> {
-    let to = match bound {
-        Bound::Now(_) => Some(connect(&net, &place, &address, CONNECT).await?.number),
-        Bound::Lazily => None,
-    };
-    Ok(channel(net, place, address, to, bound))
+    let to = Some(connect(&net, &place, &address, patience.connect).await?.number);
+    Ok(Channel::instead(Arc::new(Connection { net, place, address, to, patience })))
 }
 
 /// A channel that connects with each call.
-pub(crate) fn dial_lazily(net: Arc<Net>, place: Place, address: &str) -> Channel {
-    channel(net, place, address.to_string(), None, Bound::Lazily)
+pub(crate) fn dial_lazily(net: Arc<Net>, place: Place, address: String, patience: Patience) -> Channel {
+    Channel::instead(Arc::new(Connection { net, place, address, to: None, patience }))
 }
 
-fn channel(net: Arc<Net>, place: Place, address: String, to: Option<u64>, bound: Bound) -> Channel {
-    let within = match bound {
-        Bound::Now(within) => within,
-        Bound::Lazily => None,
-    };
-    Channel::instead(Arc::new(Connection { net, place, address, to, within }))
+/// What takes longer than it is waited for is an error that names it.
+async fn patiently<T>(
+    waits: Option<Duration>,
+    what: impl FnOnce() -> String,
+    work: impl Future<Output = Result<T, StdError>>,
+) -> Result<T, StdError> {
+    let Some(waits) = waits else { return work.await };
+    timeout(waits, work).await.unwrap_or_else(|_| Err(format!("{} within {waits:?}", what()).into()))
 }
 
 /// Who listens there, once the way to it and back was gone.
-async fn connect(net: &Net, place: &Place, address: &str, within: Duration) -> Result<Listener, StdError> {
+async fn connect(
+    net: &Net,
+    place: &Place,
+    address: &str,
+    waits: Option<Duration>,
+) -> Result<Listener, StdError> {
     let attempt = async {
         let Some(found) = net.listener(address) else {
             // It says so itself.
             tokio::time::sleep(2 * net.delay(place.machine, place.machine)).await;
-            return Err(format!("connection to {address} refused"));
+            return Err(format!("connection to {address} refused").into());
         };
         let (me, there) = (place.machine, found.place.machine);
         if net.is_cut(me, there) || net.is_cut(there, me) {
@@ -76,13 +66,10 @@ async fn connect(net: &Net, place: &Place, address: &str, within: Duration) -> R
         net.unclogged(there, me).await;
         match net.listener(address) {
             Some(listener) if listener.number == found.number => Ok(listener),
-            Some(_) | None => Err(format!("connection to {address} reset")),
+            Some(_) | None => Err(format!("connection to {address} reset").into()),
         }
     };
-    match timeout(within, attempt).await {
-        Ok(connected) => connected.map_err(StdError::from),
-        Err(_) => Err(format!("no connection to {address} within {within:?}").into()),
-    }
+    patiently(waits, || format!("no connection to {address}"), attempt).await
 }
 
 /// What a channel goes over.
@@ -92,22 +79,14 @@ struct Connection {
     address: String,
     /// The listener that it was made to; none for one that connects with each call.
     to: Option<u64>,
-    within: Option<Duration>,
+    patience: Patience,
 }
 
 impl Carry for Connection {
     fn carry(&self, request: http::Request<Body>) -> BoxFuture<http::Response<Body>, StdError> {
-        let Connection { net, place, address, to, within } = self;
-        let (net, place, address, to) = (net.clone(), place.clone(), address.clone(), *to);
-        let call = call(net, place, address, to, request);
-        match *within {
-            None => Box::pin(call),
-            Some(within) => Box::pin(async move {
-                timeout(within, call)
-                    .await
-                    .unwrap_or_else(|_| Err(format!("no answer within {within:?}").into()))
-            }),
-        }
+        let Connection { net, place, address, to, patience } = self;
+        let call = call(net.clone(), place.clone(), address.clone(), *to, patience.connect, request);
+        Box::pin(patiently(patience.call, || "no answer".to_string(), call))
     }
 }
 
@@ -116,10 +95,11 @@ async fn call(
     place: Place,
     address: String,
     to: Option<u64>,
+    waits: Option<Duration>,
     request: http::Request<Body>,
 ) -> Result<http::Response<Body>, StdError> {
     let listener = match to {
-        None => connect(&net, &place, &address, CONNECT_LAZILY).await?,
+        None => connect(&net, &place, &address, waits).await?,
         Some(number) => {
             let found = net.listener(&address).filter(|listener| listener.number == number);
             found.ok_or_else(|| format!("the connection to {address} is gone"))?

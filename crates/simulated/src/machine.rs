@@ -17,9 +17,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tonic::codegen::{BoxFuture, StdError};
 use tonic::service::Routes;
-use wire::channel::{Channel, Dial};
+use wire::channel::{Channel, Dial, Patience};
 
-use crate::call::{Bound, dial, dial_lazily};
+use crate::call::{dial, dial_lazily};
 use crate::clock::Clock;
 use crate::life::Life;
 use crate::net::{Net, Place};
@@ -248,8 +248,8 @@ impl Alive {
 }
 
 impl Dial for Alive {
-    fn dial(&self, address: &str, timeout: Option<Duration>) -> BoxFuture<Channel, StdError> {
-        Box::pin(dial(self.host.net.clone(), self.place(), address.to_string(), Bound::Now(timeout)))
+    fn dial(&self, address: &str, patience: Patience) -> BoxFuture<Channel, StdError> {
+        Box::pin(dial(self.host.net.clone(), self.place(), address.to_string(), patience))
     }
 }
 
@@ -337,8 +337,8 @@ impl InPlaceOf for Alive {
         Ok(Listening::new(Unlisten { net, address: address.to_string(), number }))
     }
 
-    fn dial_lazily(&self, address: &str) -> Channel {
-        dial_lazily(self.host.net.clone(), self.place(), address)
+    fn dial_lazily(&self, address: &str, patience: Patience) -> Channel {
+        dial_lazily(self.host.net.clone(), self.place(), address.to_string(), patience)
     }
 
     fn end(&self, why: &str) {

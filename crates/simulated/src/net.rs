@@ -10,9 +10,9 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::Notify;
 use tonic::codegen::{BoxFuture, StdError};
 use tonic::service::Routes;
-use wire::channel::{Channel, Dial};
+use wire::channel::{Channel, Dial, Patience};
 
-use crate::call::{Bound, dial};
+use crate::call::dial;
 use crate::life::Life;
 use crate::pipe::Pipe;
 
@@ -236,7 +236,7 @@ pub struct Outside {
 }
 
 impl Dial for Outside {
-    fn dial(&self, address: &str, timeout: Option<Duration>) -> BoxFuture<Channel, StdError> {
-        Box::pin(dial(self.net.clone(), Place::outside(), address.to_string(), Bound::Now(timeout)))
+    fn dial(&self, address: &str, patience: Patience) -> BoxFuture<Channel, StdError> {
+        Box::pin(dial(self.net.clone(), Place::outside(), address.to_string(), patience))
     }
 }

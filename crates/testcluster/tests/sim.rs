@@ -108,6 +108,24 @@ async fn p7_clocks_that_are_off_within_bounds_and_jump_show_nobody_old_values() 
 }
 
 #[tokio::test]
+async fn p10_links_are_back_soon_after_a_partition_that_swallowed_their_first_packets() {
+    let cluster = small().await;
+    let (client, world) = (cluster.client().await.unwrap(), cluster.world().unwrap());
+    let links = [(1, 2), (2, 1), (1, 3), (3, 1), (2, 3), (3, 2)];
+    let mut waits = Vec::new();
+    for tenths in 0..10 {
+        links.iter().for_each(|(from, to)| world.cut(*from, *to, true));
+        tokio::time::sleep(Duration::from_millis(2_000 + 100 * tenths)).await;
+        links.iter().for_each(|(from, to)| world.cut(*from, *to, false));
+        let healed = Instant::now();
+        client.put(b"k", b"v").await.unwrap();
+        waits.push(healed.elapsed());
+    }
+    assert!(waits.iter().all(|wait| *wait < Duration::from_secs(1)), "{waits:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_held_back_arrives_and_what_is_severed_connects_again() {
     let cluster = small().await;
     let leader = cluster.wait().leader(1).await.unwrap();

@@ -16,8 +16,24 @@ use tonic::transport;
 
 /// Makes connections in the place of tonic.
 pub trait Dial: Send + Sync {
-    /// Connects to `host:port`. A call through the channel takes at most `timeout`, if there is one, until its answer begins.
-    fn dial(&self, address: &str, timeout: Option<Duration>) -> BoxFuture<Channel, StdError>;
+    /// Connects to `host:port`.
+    fn dial(&self, address: &str, patience: Patience) -> BoxFuture<Channel, StdError>;
+}
+
+/// How long something is waited for; without an end if there is none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Patience {
+    /// For a connection.
+    pub connect: Option<Duration>,
+    /// For the beginning of the answer to each call.
+    pub call: Option<Duration>,
+}
+
+impl Patience {
+    /// That of a connection over TCP, as it would be made.
+    pub fn of(endpoint: &transport::Endpoint) -> Patience {
+        Patience { connect: endpoint.get_connect_timeout(), call: None }
+    }
 }
 
 /// Takes calls in the place of a connection.
