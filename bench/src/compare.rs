@@ -26,8 +26,8 @@ pub(crate) struct CompareArgs {
     /// How long a cell is measured
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// Only cells whose name holds one of these
-    #[arg(long, value_delimiter = ',')]
+    /// Only cells whose name holds one of these, which semicolons part
+    #[arg(long, value_delimiter = ';')]
     cells: Vec<String>,
     /// Leave out killing leaders and starting again
     #[arg(long)]
