@@ -70,6 +70,8 @@ pub fn violated<'a, C: Command + 'a>(
 #[derive(Clone, Debug)]
 pub struct Monitor<C> {
     durable: Durable<C>,
+    /// What its disk says of slots below was applied in an earlier life, whether or not it still has that state.
+    trimmed_end: Slot,
     promised: Ballot,
     chosen_end: Slot,
     applied_end: Slot,
@@ -83,7 +85,8 @@ impl<C: Command> Monitor<C> {
     pub fn new(replica: &Replica<C>, durable: Durable<C>) -> Monitor<C> {
         let (promised, chosen_end) = (replica.promised(), replica.chosen_end());
         let (applied_end, leading) = (replica.applied_end(), replica.leading());
-        Monitor { durable, promised, chosen_end, applied_end, leading, refused: leading.is_some() }
+        let (trimmed_end, refused) = (replica.log().compacted_end(), leading.is_some());
+        Monitor { durable, trimmed_end, promised, chosen_end, applied_end, leading, refused }
     }
 
     /// Begins with a replica whose disk nobody knows but by what it recovered.
@@ -163,7 +166,8 @@ impl<C: Command> Monitor<C> {
 
     /// What was written for a slot is held until it is applied: before that, others may depend on it (P0).
     fn dropped(&self, replica: &Replica<C>) -> Option<Violation> {
-        let (node, log, open) = (replica.node(), replica.log(), replica.applied_end()..);
+        let (node, log, open) =
+            (replica.node(), replica.log(), replica.applied_end().max(self.trimmed_end)..);
         let mut votes = self.durable.votes.range(open.clone());
         if let Some((slot, (ballot, _))) = votes.find(|(slot, _)| log.vote(**slot).is_none()) {
             return violation(
@@ -221,7 +225,7 @@ mod tests {
     use crate::ids::Moment;
     use crate::limits::Limits;
     use crate::quorum::Voters;
-    use crate::replica::Config;
+    use crate::replica::{Config, Recovered};
 
     const ME: NodeId = NodeId(1);
     const OTHER: NodeId = NodeId(2);
@@ -330,6 +334,18 @@ mod tests {
     }
 
     #[test]
+    fn what_a_lost_checkpoint_held_may_be_gone() {
+        let (slot, ballot) = (FIRST_SLOT, ballot(3, OTHER));
+        let mut durable = Durable::default();
+        durable.replay(Write::Accepted { slot, ballot, entry: Entry::Batch(8) });
+        let (state_end, trimmed_end) = (FIRST_SLOT, FIRST_SLOT.next());
+        let recovered = Recovered { durable: durable.clone(), state_end, trimmed_end, restarted: true };
+        let replica = Replica::recover(Watched::new().replica.config, recovered);
+        let monitor = Monitor::new(&replica, durable);
+        assert_eq!(Watched { replica, monitor }.step(Input::Start), None);
+    }
+
+    #[test]
     fn what_is_learnt_and_dropped_before_it_is_applied_is_noticed() {
         let mut watched = Watched::new();
         let writes = vec![Write::Chosen { slot: FIRST_SLOT, entry: Entry::Batch(8) }];
@@ -354,7 +370,7 @@ mod tests {
         let heartbeat = Input::Expired(Timer::Heartbeat);
         assert_eq!(deposed(&[], &of_another), Some("P10"));
         assert_eq!(deposed(&[of_another], &heartbeat), Some("P10"));
-        assert_eq!(deposed(&[of_this.clone()], &heartbeat), None);
+        assert_eq!(deposed(std::slice::from_ref(&of_this), &heartbeat), None);
         assert_eq!(deposed(&[], &of_this), None);
         assert_eq!(deposed(&[], &Input::Expired(Timer::CheckQuorum)), None, "for another reason");
     }
