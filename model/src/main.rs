@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use model::catalog::{self, Named};
 use model::check::{Options, Outcome, Verdict};
+use paxos::mutants::Mutant;
 
 const USAGE: u8 = 2;
 const VIOLATED: u8 = 9;
@@ -45,15 +46,15 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:3000")]
         address: SocketAddr,
     },
-    /// Switches seeded bugs on, one after the other, and tells which layer of the suite catches each: only in builds with the
-    /// feature `mutants`.
+    /// Switches seeded bugs on, one after the other, and tells which layer of the suite catches each.
     Mutants(Mutants),
 }
 
 #[derive(clap::Args)]
 struct Mutants {
     /// The bugs; all of them if none is named.
-    names: Vec<String>,
+    #[arg(value_parser = scripted::mutants::named)]
+    names: Vec<Mutant>,
     /// How to tell.
     #[arg(short, long, default_value = "text")]
     output: Format,
@@ -180,27 +181,15 @@ fn explore(name: &str, address: SocketAddr) -> Result<u8> {
 #[cfg(feature = "mutants")]
 fn mutants(which: &Mutants) -> Result<u8> {
     use model::mutants::{self, Layer};
-    use paxos::mutants::Mutant;
 
-    let mut named = Vec::new();
-    for name in &which.names {
-        let Some(mutant) = Mutant::named(name) else {
-            let names: Vec<&str> = Mutant::ALL.iter().map(|mutant| mutant.name()).collect();
-            writeln!(io::stderr(), "error: no bug is called {name}\nhint: one of {}", names.join(", "))?;
-            return Ok(USAGE);
-        };
-        named.push(mutant);
-    }
     if let Some(layer) = &which.layer {
         let layer = Layer::named(layer).context("no layer is called so")?;
-        mutants::run_here(layer, named.first().copied())?;
+        mutants::run_here(layer, which.names.first().copied())?;
         return Ok(0);
     }
-    if named.is_empty() {
-        named = Mutant::ALL.to_vec();
-    }
+    let named = if which.names.is_empty() { Mutant::ALL } else { &which.names };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let rows = mutants::all(&named, which.every_layer, which.processes.unwrap_or(cores), |row| {
+    let rows = mutants::all(named, which.every_layer, which.processes.unwrap_or(cores), |row| {
         let lines = mutants::text(row).into_iter().filter(|_| which.output == Format::Text);
         lines.into_iter().try_for_each(|line| writeln!(io::stdout(), "{line}")).map_err(Into::into)
     })?;
@@ -216,11 +205,7 @@ fn mutants(which: &Mutants) -> Result<u8> {
 
 #[cfg(not(feature = "mutants"))]
 fn mutants(_: &Mutants) -> Result<u8> {
-    writeln!(
-        io::stderr(),
-        "error: this build has no seeded bugs\nhint: cargo run --release -p model --features mutants -- mutants"
-    )?;
-    Ok(USAGE)
+    scripted::mutants::instead("model", "model").context("starting cargo")
 }
 
 fn unknown(name: &str) -> Result<u8> {

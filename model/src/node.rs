@@ -213,8 +213,8 @@ impl Node {
         let mut monitor = Monitor::new(&node.replica, node.written());
         let elects = matches!(input, Input::Expired(Timer::Election));
         node.proposals += u8::from(matches!(input, Input::Propose(_)));
-        let mut out = node.replica.step(Moment::default(), input);
-        let fault = monitor.violated(&node.replica, &out).map(|violation| violation.to_string());
+        let mut out = node.replica.step(Moment::default(), input.clone());
+        let fault = monitor.violated(&input, &node.replica, &out).map(|violation| violation.to_string());
         let canvassed = node.replica.role_name() == "canvassing" && elects;
         if canvassed || (self.replica.role_name() != "canvassing" && node.prepared(&out)) {
             node.campaigns += 1;
@@ -319,7 +319,8 @@ impl Node {
         node.replica = Replica::recover(bounds.config(self.id()), recovered);
         let mut monitor = Monitor::new(&node.replica, node.durable.clone());
         let out = node.replica.step(Moment::default(), Input::Start);
-        let fault = monitor.violated(&node.replica, &out).map(|violation| violation.to_string());
+        let fault =
+            monitor.violated(&Input::Start, &node.replica, &out).map(|violation| violation.to_string());
         node.take(&out);
         let mut sent = out.sends.clone();
         sent.extend(node.write(bounds, &out));

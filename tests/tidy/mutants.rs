@@ -4,7 +4,10 @@
 use super::{Tree, assert_none, the_tree};
 
 const FEATURE: &str = "mutants";
+const FLAG: &str = "--features";
 const LIST: &str = "crates/paxos/src/mutants.rs";
+/// The one place that makes a build with bugs: for the command lines that ask for one by name.
+const MAKER: &str = "crates/scripted/src/mutants.rs";
 
 /// Manifests in which something other than the feature itself, forwarded, turns the bugs on; commands that turn on all
 /// features.
@@ -32,8 +35,22 @@ fn leaks(tree: &Tree) -> Vec<String> {
         path.starts_with(".ci/") || path.starts_with(".cargo/") || path.starts_with("xtask/")
     });
     let all_features = ["--all", "-features"].concat();
-    let all = commands.filter(|(_, text)| text.contains(&all_features));
-    found.extend(all.map(|(path, _)| format!("{path} turns all features on")));
+    for (path, text) in commands {
+        if text.contains(&all_features) {
+            found.push(format!("{path} turns all features on"));
+        }
+        let mut lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+        if lines.any(|line| {
+            line.contains(&format!("{FLAG} {FEATURE}")) && !line.contains("cargo test --profile sim")
+        }) {
+            found.push(format!(
+                "{path} makes a build with {FEATURE} other than for a test, in a profile that doesn't ship"
+            ));
+        }
+    }
+    let code = tree.ending(".rs").filter(|(path, _)| *path != MAKER && !path.starts_with("tests/tidy"));
+    let makers = code.filter(|(_, text)| text.contains(&format!("\"{FLAG}\"")));
+    found.extend(makers.map(|(path, _)| format!("{path} chooses features of a build; {MAKER} may")));
     found
 }
 
@@ -75,6 +92,16 @@ fn a_build_with_seeded_bugs_by_default_is_noticed() {
     }
     let all = ["cargo test --all", "-features"].concat();
     assert_eq!(leaks(&Tree::of(&[(".ci/run", &all)])).len(), 1);
+}
+
+#[test]
+fn a_command_that_makes_a_build_with_seeded_bugs_is_noticed() {
+    let leaks = |path, text| leaks(&Tree::of(&[(path, text)])).len();
+    assert_eq!(leaks(".ci/run", "cargo test --profile sim -p model --features mutants"), 0);
+    assert_eq!(leaks(".ci/run", "cargo build --release --features mutants"), 1);
+    assert_eq!(leaks(".ci/run", "cargo test --features mutants"), 1);
+    let code = "Command::new(cargo).args([\"build\", \"--features\", \"x\"])";
+    assert_eq!((leaks("crates/x/src/main.rs", code), leaks(MAKER, code)), (1, 0));
 }
 
 #[test]

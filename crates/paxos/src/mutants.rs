@@ -65,7 +65,7 @@ seeded! {
     7 HoleSkipped "hole-skipped" in "crates/paxos/src/roles/learner.rs":
         "A slot that isn't known to be chosen is passed over if a later one is." against "P5: applied in order, without holes";
     8 UnappliedCompacted "unapplied-compacted" in "crates/paxos/src/roles/learner.rs":
-        "Votes for slots that aren't applied are dropped with the log in memory." against "P2, P4: only what is applied is compacted";
+        "Votes for slots that aren't applied are dropped with the log in memory." against "P0: what is written is held until it is applied";
     9 DedupOff "dedup-off" in "crates/kvserver/src/session.rs":
         "The session table doesn't know what was executed." against "P9: a request takes effect at most once";
     10 SessionsNotInSnapshot "sessions-not-in-snapshot" in "crates/kvserver/src/snapshot.rs":
@@ -109,7 +109,7 @@ seeded! {
     28 GenerationIgnored "generation-ignored" in "crates/runtime/src/record.rs":
         "What was said in an earlier life of a group is heard in its present one." against "P1, P4: a group is a number and a generation";
     29 CaughtUpIsVote "caught-up-is-vote" in "crates/paxos/src/roles/learner.rs":
-        "An entry learnt from another replica is stored as a vote." against "P3, P4: what is learnt is Chosen, never a vote";
+        "An entry learnt from another replica is stored as a vote." against "P3: what is learnt is Chosen, never a vote";
     30 VoteTrimmed "vote-trimmed" in "crates/runtime/src/log/trim.rs":
         "A segment goes as soon as one of its groups doesn't need it." against "P6: a vote stays until a checkpoint covers it";
     0 Canary "canary" in "crates/paxos/src/replica.rs":
@@ -135,8 +135,14 @@ pub const fn is_on(_: Mutant) -> bool {
     false
 }
 
+/// The bug that is on.
+#[cfg(not(feature = "mutants"))]
+pub const fn present() -> Option<Mutant> {
+    None
+}
+
 #[cfg(feature = "mutants")]
-pub use switch::{On, is_on, switch_on};
+pub use switch::{On, is_on, present, switch_on};
 
 #[cfg(feature = "mutants")]
 mod switch {
@@ -157,6 +163,11 @@ mod switch {
     /// Whether the bug is on.
     pub fn is_on(mutant: Mutant) -> bool {
         PRESENT.load(Ordering::Relaxed) == mutant as u8
+    }
+
+    /// The bug that is on.
+    pub fn present() -> Option<Mutant> {
+        Mutant::ALL.iter().copied().find(|mutant| is_on(*mutant))
     }
 
     /// Switches a bug on; waits while another one is.
@@ -201,7 +212,8 @@ mod tests {
     fn one_is_on_until_its_guard_goes() {
         let on = switch_on(Mutant::HoleSkipped);
         assert!(is_on(Mutant::HoleSkipped) && !is_on(Mutant::Canary));
+        assert_eq!(present(), Some(Mutant::HoleSkipped));
         drop(on);
-        assert!(!is_on(Mutant::HoleSkipped));
+        assert_eq!(present(), None);
     }
 }

@@ -219,8 +219,8 @@ impl Group {
         let now = self.clock(id);
         self.say(|| format!("{id} {}", trace::input(&input)));
         let Some(life) = &mut self.node_mut(id).life else { return Ok(()) };
-        let out = life.replica.step(now, input);
-        let broken = life.monitor.violated(&life.replica, &out);
+        let out = life.replica.step(now, input.clone());
+        let broken = life.monitor.violated(&input, &life.replica, &out);
         if self.tracing {
             let lines = trace::output(&out, false);
             self.lines.extend(lines.into_iter().map(|line| format!("  {line}")));

@@ -3,6 +3,7 @@
 //! - [`group`] runs the replicas of one group and judges P0 to P7 after every step;
 //! - [`net`] carries their messages one by one, for [`script`], the line language of golden scripts;
 //! - [`random`] draws whole runs from a seed: faults, clients, clocks;
+//! - [`mutants`] is for command lines that switch seeded bugs on;
 //! - [`shard`] is the world of shards that move, with its own line language, and judges P8 and P9.
 //!
 //! Nothing here has a protocol of its own: every effect comes from [`paxos::Replica::step`], or from what a state machine
@@ -14,6 +15,7 @@ pub mod golden;
 pub mod group;
 pub mod history;
 pub mod judge;
+pub mod mutants;
 pub mod net;
 pub mod prng;
 pub mod random;

@@ -10,11 +10,12 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Parser, ValueEnum};
+use paxos::mutants::Mutant;
 use serde::Serialize;
 use testkit::figures::Figures;
 use testkit::minimize::minimize;
 use testkit::plan::{Plan, draw};
-use testkit::run::{Options, REPLAY, Report, run};
+use testkit::run::{Options, Report, replay, run};
 use testkit::watch::Trace;
 
 const VIOLATED: u8 = 1;
@@ -47,12 +48,15 @@ struct Arguments {
     /// Prints the plan, and runs nothing.
     #[arg(long, conflicts_with_all = ["seeds", "fresh"])]
     plan: bool,
-    /// Takes away what the failure doesn't need, and writes what is left as a script.
-    #[arg(long, conflicts_with_all = ["seeds", "fresh"])]
+    /// Takes away what the failure doesn't need, of the first seed that fails, and writes what is left as a script.
+    #[arg(long)]
     minimize: bool,
     /// Where the script goes.
     #[arg(long, value_name = "FILE", default_value = "minimized.sim", requires = "minimize")]
     to: PathBuf,
+    /// With a seeded bug, as `docs/mutants.md` names them.
+    #[arg(long, value_name = "NAME", value_parser = scripted::mutants::named)]
+    mutant: Option<Mutant>,
     /// With one more property, which never holds.
     #[arg(long)]
     canary: bool,
@@ -79,12 +83,26 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     testkit::run::note_panics();
-    match act(&arguments) {
+    match with_bug(&arguments) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             let _closed = writeln!(io::stderr(), "error: {error:#}");
             ExitCode::from(USAGE)
         }
+    }
+}
+
+#[cfg(feature = "mutants")]
+fn with_bug(arguments: &Arguments) -> Result<u8> {
+    let _on = arguments.mutant.map(paxos::mutants::switch_on);
+    act(arguments)
+}
+
+#[cfg(not(feature = "mutants"))]
+fn with_bug(arguments: &Arguments) -> Result<u8> {
+    match arguments.mutant {
+        None => act(arguments),
+        Some(_) => scripted::mutants::instead("testkit", "sim").context("starting cargo"),
     }
 }
 
@@ -96,11 +114,11 @@ fn act(arguments: &Arguments) -> Result<u8> {
         let first = fresh();
         return many(arguments, first..first.saturating_add(count));
     }
-    let (plan, replay) = match (&arguments.script, arguments.seed) {
-        (Some(path), _) => (read(path)?, format!("{REPLAY} --script {} --trace", path.display())),
+    let (plan, again) = match (&arguments.script, arguments.seed) {
+        (Some(path), _) => (read(path)?, replay(&format!("--script {}", path.display()))),
         (None, seed) => {
             let seed = seed.unwrap_or_default();
-            (draw(seed), format!("{REPLAY} --seed {seed} --trace"))
+            (draw(seed), replay(&format!("--seed {seed}")))
         }
     };
     if arguments.plan {
@@ -112,7 +130,7 @@ fn act(arguments: &Arguments) -> Result<u8> {
     }
     let trace = if arguments.trace { Trace::Print } else { Trace::Off };
     let report = run(&plan, &Options { canary: arguments.canary, trace });
-    let failures = failure(arguments, &plan, &report, replay).into_iter().collect();
+    let failures = failure(arguments, &plan, &report, again).into_iter().collect();
     if arguments.output == Output::Text {
         writeln!(io::stdout(), "hash of the run: {:016x}", report.hash)?;
     }
@@ -149,8 +167,7 @@ fn many(arguments: &Arguments, seeds: Range<u64>) -> Result<u8> {
                     }
                     let plan = draw(seed);
                     let report = run(&plan, &Options { canary: arguments.canary, trace: Trace::Off });
-                    let failed =
-                        failure(arguments, &plan, &report, format!("{REPLAY} --seed {seed} --trace"));
+                    let failed = failure(arguments, &plan, &report, replay(&format!("--seed {seed}")));
                     if told.send((report.figures, failed)).is_err() {
                         break;
                     }
@@ -168,7 +185,12 @@ fn many(arguments: &Arguments, seeds: Range<u64>) -> Result<u8> {
         let seconds = began.elapsed().as_secs_f64();
         writeln!(io::stdout(), "seeds {}..{} in {seconds:.0} s", seeds.start, seeds.end)?;
     }
-    conclude(arguments, &figures, failures)
+    let first = failures.first().map(|failure| failure.seed);
+    let code = conclude(arguments, &figures, failures)?;
+    match first {
+        Some(seed) if arguments.minimize => make_smaller(arguments, &draw(seed)),
+        Some(_) | None => Ok(code),
+    }
 }
 
 // ------------------------------------------------------------------------------------------------ what is told

@@ -280,7 +280,8 @@ impl Changed {
                 bug.spoil_input(now, &mut input);
             }
             let mut out = node.replica.step(now, input.clone());
-            self.fault = self.fault.take().or(monitor.violated(&node.replica, &out).map(|v| v.to_string()));
+            let fault = monitor.violated(&input, &node.replica, &out).map(|violation| violation.to_string());
+            self.fault = self.fault.take().or(fault);
             if let Some(bug) = bounds.sabotage {
                 bug.spoil_output(&input, &mut out);
             }

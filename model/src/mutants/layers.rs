@@ -46,6 +46,7 @@ const DRILL_SEEDS: u64 = 300;
 const MOVE_SEEDS: u64 = 100;
 const TRANSACTION_SEEDS: u64 = 100;
 const SCHEDULE_SEEDS: u64 = 100;
+const CLUSTER_SEEDS: u64 = 40;
 
 /// All layers, in the order in which they are run.
 pub const LAYERS: &[Layer] = &[
@@ -102,6 +103,12 @@ pub const LAYERS: &[Layer] = &[
         },
     },
     Layer {
+        name: "clusters",
+        unit: "seeds",
+        about: "whole clusters in virtual time: the shipped nodes and clients, on machines, disks and links that fail",
+        run: |at| seeds(CLUSTER_SEEDS, at, cluster),
+    },
+    Layer {
         name: "traces",
         unit: "scripts",
         about: "the golden scripts again: every line is as recorded",
@@ -122,6 +129,12 @@ fn seeds(count: u64, at: At<'_>, run: impl Fn(u64) -> Result<(), String>) -> Res
         run(seed).map_err(|what| Found { what: first_line(&what), after: seed + 1 })?;
     }
     Ok(count)
+}
+
+fn cluster(seed: u64) -> Result<(), String> {
+    let options = testkit::run::Options { canary: false, trace: testkit::watch::Trace::Off };
+    let report = testkit::run::run(&testkit::plan::draw(seed), &options);
+    report.violation.map_or(Ok(()), |broken| Err(broken.to_string()))
 }
 
 /// What broke, without the way to it.

@@ -81,13 +81,19 @@ impl<C: Command> Replica<C> {
             return;
         }
         self.hear(ballot, out);
-        if slot < self.log.compacted_end() {
+        if slot < self.log.compacted_end() || self.knows_better(slot, &entry) {
             let message = Message::AlreadyChosen { ballot, slot, chosen_end: self.chosen_end };
             out.send(self.me(), from, message);
         } else if self.has_room_for(slot) {
             self.accept(from, ballot, slot, entry, out);
         }
         self.learn_told(from, ballot, chosen_end, out);
+    }
+
+    /// Another entry is chosen there: it was learnt from others, and the ballot that had it chosen hasn't been promised here. A proposer
+    /// at a lower one is behind.
+    fn knows_better(&self, slot: Slot, entry: &Entry<C>) -> bool {
+        self.log.chosen(slot).is_some_and(|chosen| chosen != entry)
     }
 
     /// Votes far above what is chosen are bounded, in slots and in bytes; what isn't taken is caught up with when it is chosen.
@@ -105,9 +111,6 @@ impl<C: Command> Replica<C> {
     }
 
     fn accept(&mut self, from: NodeId, ballot: Ballot, slot: Slot, entry: Entry<C>, out: &mut Output<C>) {
-        if let Some(chosen) = self.log.chosen(slot) {
-            assert_eq!(*chosen, entry, "P4: {ballot} proposes another entry at chosen {slot}");
-        }
         match self.log.vote(slot) {
             Some((held, voted)) if *held == ballot => {
                 assert_eq!(*voted, entry, "P3: {ballot} proposes two entries at {slot}");

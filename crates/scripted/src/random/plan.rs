@@ -13,6 +13,8 @@ pub(super) struct Plan {
     pub(super) faults_us: u64,
     pub(super) loss_per_mille: u64,
     pub(super) duplicates_per_mille: u64,
+    /// Messages of which a copy arrives after the faults.
+    pub(super) late_per_mille: u64,
     pub(super) delay_us: (u64, u64),
     pub(super) sync_us: (u64, u64),
     pub(super) client_us: u64,
@@ -89,6 +91,8 @@ impl Plan {
             faults_us: prng.between(2_000_000, 8_000_000),
             loss_per_mille: *prng.pick(&[0, 0, 20, 100, 300]),
             duplicates_per_mille: *prng.pick(&[0, 0, 50, 500]),
+            // Without canvassing a copy of a Prepare disturbs whoever leads.
+            late_per_mille: *prng.pick(if canvass { &[0, 20, 200] } else { &[0] }),
             delay_us: *prng.pick(&[(50, 500), (500, 20_000), (1_000, 100_000)]),
             sync_us: *prng.pick(&[(50, 200), (500, 10_000), (5_000, 80_000)]),
             client_us: *prng.pick(&[5_000, 20_000, 60_000]),

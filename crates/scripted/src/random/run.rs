@@ -45,6 +45,8 @@ pub(super) struct Run {
     pub(super) paused_until: BTreeMap<NodeId, u64>,
     pub(super) stalled_until: BTreeMap<NodeId, u64>,
     pub(super) syncing: BTreeSet<NodeId>,
+    /// Copies of some messages, which arrive when the faults are long over.
+    pub(super) late: Vec<Envelope<Text>>,
     /// Faults are over.
     pub(super) calm: bool,
     proposals: u64,
@@ -76,6 +78,7 @@ impl Run {
             paused_until: BTreeMap::new(),
             stalled_until: BTreeMap::new(),
             syncing: BTreeSet::new(),
+            late: Vec::new(),
             calm: false,
             proposals: 0,
             ballots: BTreeSet::new(),
@@ -183,6 +186,9 @@ impl Run {
     /// Decides the fate of what left the nodes, and lets the disks work.
     pub(super) fn collect(&mut self) {
         for envelope in std::mem::take(&mut self.group.outbox) {
+            if !self.calm && self.prng.chance(self.plan.late_per_mille) {
+                self.late.push(envelope.clone());
+            }
             if self.cuts.contains(&(envelope.from, envelope.to)) || self.prng.chance(self.loss()) {
                 self.figures.messages_lost += 1;
                 continue;

@@ -1,5 +1,7 @@
 //! P0: replaying the writes of steps 1..k gives the durable part of the replica after step k, writes become durable in their
 //! order, and nothing in `after_sync` of step k leaves before they are durable. A lazy write may be behind: nothing rests on it.
+//!
+//! The monitor of a replica's steps is here, so this checker also tells what else it notices: see [`Monitor`].
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -70,7 +72,7 @@ impl Checker for P0 {
                     .insert(at, Life { monitor, steps: 0, written, writes: 0, needed: 0, durable: 0, held });
                 Ok(())
             }
-            Observation::Stepped { at, replica, out, .. } => {
+            Observation::Stepped { at, input, replica, out } => {
                 let Some(life) = self.lives.get_mut(&at) else { return Ok(()) };
                 life.steps += 1;
                 for write in &out.writes {
@@ -81,7 +83,7 @@ impl Checker for P0 {
                     life.written.push_back(write.clone());
                 }
                 life.held.extend(out.after_sync.iter().map(|envelope| (life.needed, envelope.clone())));
-                let found = life.monitor.stepped(replica, out);
+                let found = life.monitor.stepped(input, replica, out);
                 let whole = || life.steps.is_multiple_of(WHOLE_EVERY).then(|| life.monitor.whole(replica));
                 found.or_else(|| whole().flatten()).map_or(Ok(()), Err)
             }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use kvserver::genesis::{Genesis, Limits};
 use kvserver::routing;
 use paxos::invariants::Violation;
+use paxos::mutants;
 use simulated::{World, WorldOptions};
 
 pub use panics::note as note_panics;
@@ -26,8 +27,11 @@ use clients::Clients;
 use cluster::Cluster;
 use faults::Faults;
 
-/// How a run is made again, from the workspace; what it is to do follows.
-pub const REPLAY: &str = "cargo run --release -p testkit --bin sim --";
+/// How a run is made again, from the workspace, and seen.
+pub fn replay(which: &str) -> String {
+    let bug = mutants::present().map(|mutant| format!(" --mutant {mutant}")).unwrap_or_default();
+    format!("cargo run --release -p testkit --bin sim -- {which}{bug} --trace")
+}
 
 /// How a run is to be.
 #[derive(Clone, Copy, Debug)]

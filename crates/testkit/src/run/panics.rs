@@ -2,12 +2,12 @@
 //! and so the node is silent from then on; what it said is kept here.
 
 use std::cell::RefCell;
-use std::panic::{self, AssertUnwindSafe};
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::sync::Once;
 
 use paxos::invariants::Violation;
 
-use super::REPLAY;
+use super::replay;
 
 /// Ids of properties, as they stand before a colon in the messages of assertions.
 const PROPERTIES: [&str; 11] = ["P10", "P0", "P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9"];
@@ -31,7 +31,7 @@ pub fn note() {
         panic::set_hook(Box::new(move |info| {
             let noted = NOTING.with_borrow_mut(|noting| match noting {
                 Some(noting) => {
-                    noting.messages.push(info.to_string());
+                    noting.messages.push(in_a_line(info));
                     Some(noting.seed)
                 }
                 None => None,
@@ -39,13 +39,20 @@ pub fn note() {
             match noted {
                 None => before(info),
                 Some(seed) if cfg!(panic = "abort") => {
-                    eprintln!("seed {seed}: {info}\nreplay: {REPLAY} --seed {seed} --trace");
+                    eprintln!("seed {seed}: {info}\nreplay: {}", replay(&format!("--seed {seed}")));
                     std::process::exit(1);
                 }
                 Some(_) => {}
             }
         }));
     });
+}
+
+/// What it says, and where.
+fn in_a_line(info: &PanicHookInfo<'_>) -> String {
+    let said: Vec<&str> = info.payload_as_str().unwrap_or("no words").lines().map(str::trim).collect();
+    let place = info.location().map(|place| format!(", at {place}")).unwrap_or_default();
+    said.join(" ") + &place
 }
 
 /// Runs `run`; what it returns, unless it panicked itself, and what panicked meanwhile on this thread.
@@ -78,6 +85,7 @@ mod tests {
         });
         assert_eq!(returned, Some(7));
         assert_eq!(found.iter().map(|found| found.property).collect::<Vec<_>>(), ["P2", "panic"]);
+        assert!(found[0].detail.starts_with("P2: a vote below the promise, at "), "{}", found[0].detail);
         let (returned, found) = during(1, || -> u8 { panic!("P10: the run itself") });
         assert_eq!((returned, found[0].property), (None, "P10"));
     }
