@@ -4,8 +4,8 @@
 use ::fuzz::run::{Target, Verdict};
 
 use super::*;
-use crate::fs::SECTOR_BYTES;
-use crate::log::frame::{HEADER_BYTES, padded};
+use crate::log::frame::HEADER_BYTES;
+use crate::log::sector::{self, Place, STREAM_BYTES, on_disk};
 use crate::log::record::{Records, put as put_record};
 
 fn small() -> LogOptions {
@@ -42,17 +42,6 @@ fn opened(fs: &SimFs, number: u64, bytes: Option<&[u8]>) -> Result<Opened, LogEr
     try_open_in(&dir(), &fs, small())
 }
 
-/// Where each frame of a segment begins.
-fn frames(bytes: &[u8]) -> Vec<usize> {
-    let mut frames = Vec::new();
-    let mut at = SECTOR_BYTES;
-    while bytes.get(at..at + 4) == Some(b"SynF") {
-        frames.push(at);
-        at += padded(HEADER_BYTES + number_at(bytes, at + 24, 4) as usize);
-    }
-    frames
-}
-
 fn number_at(bytes: &[u8], at: usize, width: usize) -> u64 {
     let bytes = bytes.iter().skip(at).take(width).rev();
     bytes.fold(0, |number, byte| number << 8 | u64::from(*byte))
@@ -71,7 +60,7 @@ fn fuzz_the_newest_segment() {
             assert!(before.records.starts_with(&after.records), "nothing that wasn't written");
             let missing = (before.recovery.last_frame.0 - after.recovery.last_frame.0) as usize;
             let lost = &frames[frames.len().saturating_sub(missing)..];
-            for at in lost.iter().skip(1) {
+            for (at, _) in lost.iter().skip(1) {
                 let sector = *at..at + SECTOR_BYTES;
                 assert_ne!(bytes.get(sector.clone()), whole.get(sector), "a frame came after a lost one");
             }
@@ -94,24 +83,28 @@ fn fuzz_an_older_segment() {
     });
 }
 
-/// Sums that fit whatever was made of the bytes.
+/// Sums that fit whatever was made of the bytes: what looks like a frame becomes one.
 fn forge(bytes: &mut [u8]) {
-    let seal = |bytes: &mut [u8], at: usize, crc: u32| {
-        bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
-    };
     if bytes.len() < 2 * SECTOR_BYTES {
         return;
     }
     let crc = crc32c::crc32c(&bytes[8..SECTOR_BYTES - 4]);
-    seal(bytes, SECTOR_BYTES - 4, crc);
-    let salt = crc32c::crc32c(&number_at(bytes, 24, 8).to_le_bytes());
-    for at in frames(bytes) {
-        let Some(frame) = bytes.get_mut(at..).filter(|frame| frame.len() >= HEADER_BYTES) else { return };
-        let end = HEADER_BYTES + number_at(frame, 24, 4) as usize;
-        let payload = frame.get(HEADER_BYTES..end).map(|payload| crc32c::crc32c_append(salt, payload));
-        payload.into_iter().for_each(|crc| seal(frame, 32, crc));
-        let crc = crc32c::crc32c_append(salt, &frame[..36]);
-        seal(frame, 36, crc);
+    bytes[SECTOR_BYTES - 4..SECTOR_BYTES].copy_from_slice(&crc.to_le_bytes());
+    let salt = number_at(bytes, 24, 8);
+    let mut frame_end = 0;
+    let sectors = (0..).step_by(SECTOR_BYTES).zip(bytes.chunks_exact_mut(SECTOR_BYTES)).skip(1);
+    for (at, bytes) in sectors {
+        let mut place = Place::Later;
+        if at >= frame_end {
+            if !bytes.starts_with(b"SynF") {
+                return;
+            }
+            place = Place::First;
+            frame_end = at + on_disk(HEADER_BYTES + number_at(bytes, 24, 4) as usize);
+        }
+        let mut forged = Vec::new();
+        sector::put(&mut forged, salt, at as u64, place, &bytes[..STREAM_BYTES]);
+        bytes.copy_from_slice(&forged);
     }
 }
 

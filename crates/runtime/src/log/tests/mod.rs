@@ -16,18 +16,21 @@ use parking_lot::Mutex;
 use paxos::ids::{Generation, GroupId, Slot};
 
 use super::error::LogError;
+use super::frame::{Header, u64_at};
 use super::options::{FrameNo, Hooks, LogOptions, Recovery};
 use super::record::{Record, RecordBuf};
 use super::{Committed, Log};
+use crate::fs::SECTOR_BYTES;
 use crate::fs::sim::SimFs;
 
 const OWNER: u64 = 0x5eed;
 const GROUP: GroupId = GroupId(3);
 const LIFE: Generation = Generation(1);
 
-/// Without threads, two spares, salts by seed.
+/// Without threads, two spares that are made and four that are kept, salts by seed.
 fn options() -> LogOptions {
-    LogOptions { segment_bytes: 8192, threads: false, salt_seed: Some(7), ..LogOptions::new(OWNER) }
+    let (segment_bytes, spares_max) = (8192, 4);
+    LogOptions { segment_bytes, spares_max, threads: false, salt_seed: Some(7), ..LogOptions::new(OWNER) }
 }
 
 fn dir() -> PathBuf {
@@ -36,6 +39,17 @@ fn dir() -> PathBuf {
 
 fn segment(number: u64) -> PathBuf {
     super::segment::path(&dir(), number)
+}
+
+/// Offset and length of each frame of a segment.
+fn frames(bytes: &[u8]) -> Vec<(usize, usize)> {
+    let (salt, mut at) = (u64_at(bytes, 24), SECTOR_BYTES);
+    let mut frames = Vec::new();
+    while let Some(header) = bytes.get(at..).and_then(|rest| Header::read(rest, salt, at as u64)) {
+        frames.push((at, header.frame_bytes()));
+        at += header.frame_bytes();
+    }
+    frames
 }
 
 /// Hooks that remember that the end came.
