@@ -33,8 +33,8 @@ pub(super) struct Header {
 
 /// Fills in the header, for which `buffer` has left room.
 pub(super) fn seal(buffer: &mut [u8], kind: Kind, number: u64, first_live: u64) {
-    let payload_bytes = u32::try_from(buffer.len() - HEADER_BYTES)
-        .expect("commit() bounds the payload by PAYLOAD_BYTES_MAX");
+    let payload_bytes =
+        u32::try_from(buffer.len() - HEADER_BYTES).expect("commit() bounds the payload by PAYLOAD_BYTES_MAX");
     let header = Header { kind, number, first_live, payload_bytes };
     buffer[..HEADER_BYTES].copy_from_slice(&header.encode());
     debug_assert_eq!(Header::decode(buffer), Some(header), "a header reads back");

@@ -232,7 +232,8 @@ impl Queue {
         };
         let kind = if frame.urgent || frame.rolls { Kind::Data } else { Kind::Mark };
         let spare = if frame.rolls { self.spares.pop_front() } else { None };
-        let begun = |spare: &Spare| SegmentFile { number: spare.number, salt: 0, end: 0, length: spare.length };
+        let begun =
+            |spare: &Spare| SegmentFile { number: spare.number, salt: 0, end: 0, length: spare.length };
         self.files.extend(spare.as_ref().map(begun));
         self.writer.take().map(|writer| Job { writer, frame, kind, spare })
     }

@@ -303,7 +303,13 @@ impl Scan<'_> {
     }
 
     /// Puts the contents of a frame's sectors together. False if some of them weren't written.
-    fn join(&mut self, sectors: &[u8], frame_bytes: usize, salts: Salts, offset: u64) -> Result<bool, Reason> {
+    fn join(
+        &mut self,
+        sectors: &[u8],
+        frame_bytes: usize,
+        salts: Salts,
+        offset: u64,
+    ) -> Result<bool, Reason> {
         self.frame.clear();
         let mut is_whole = sectors.len() == frame_bytes;
         let mut place = Place::First;

@@ -99,6 +99,10 @@ mod tests {
         let mut sector = Vec::new();
         put(&mut sector, 7, 512, Place::Later, &[]);
         assert!(!is_blank(&sector) && is_of(&sector, 7, 512));
-        assert!(is_blank(&[0; 700]) && is_unwritten(&[0; SECTOR_BYTES], 7, 512) && !is_of(&[0; SECTOR_BYTES], 7, 512));
+        assert!(
+            is_blank(&[0; 700])
+                && is_unwritten(&[0; SECTOR_BYTES], 7, 512)
+                && !is_of(&[0; SECTOR_BYTES], 7, 512)
+        );
     }
 }

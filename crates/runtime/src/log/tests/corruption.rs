@@ -2,22 +2,10 @@
 
 use super::*;
 use crate::fs::sim::Loss;
-use crate::log::error::Reason;
 
 /// The frames of a segment: offset and length of each.
 fn frames_of(fs: &SimFs, number: u64) -> Vec<(usize, usize)> {
     frames(&fs.contents(&segment(number)))
-}
-
-/// Opening must fail, and say where.
-fn refused(fs: &SimFs) -> (u64, Reason) {
-    match try_open(fs).map(|_| ()) {
-        Err(LogError::Corrupt { segment, reason, .. } | LogError::Foreign { segment, reason }) => {
-            (segment, reason)
-        }
-        Err(LogError::Version { segment, found, .. }) => (segment, Reason::Version(found)),
-        other => panic!("not refused: {other:?}"),
-    }
 }
 
 /// A record whose sectors are partly blank.

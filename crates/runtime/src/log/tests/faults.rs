@@ -97,6 +97,35 @@ fn a_full_disk_without_spares_stalls_and_goes_on_without_loss() {
 }
 
 #[test]
+fn spares_that_are_only_kept_are_given_back_to_a_frame_that_needs_the_room() {
+    let fs = SimFs::new(6);
+    let retry = std::time::Duration::from_nanos(1);
+    let mut log = try_open_in(&dir(), &fs, LogOptions { retry, ..options() }).unwrap().log;
+    for slot in 0..60 {
+        put(&mut log, &vote(slot, 700));
+    }
+    log.release(GROUP, LIFE, Slot(60));
+    assert!(log.mark());
+    let used = fs.used_bytes();
+    assert_eq!(used, 6 * 8192, "the newest segment and five spares");
+    fs.set_capacity(Some(used));
+    log.append(vote(60, 20_000).as_record(), false);
+    let large = log.commit(states);
+    log.work();
+    assert!(log.disk_full());
+    while log.work() {}
+    assert!(log.durable() >= large && fs.used_bytes() <= used);
+    fs.set_capacity(None);
+    for slot in 61..90 {
+        put(&mut log, &vote(slot, 700));
+    }
+    assert!(!log.disk_full());
+    assert_eq!(log.disk_bytes(), fs.used_bytes());
+    drop(log);
+    assert_eq!(votes(&open(&fs.crash(Loss::All)).records).last(), Some(&vote(89, 700)));
+}
+
+#[test]
 fn a_disk_that_is_full_at_the_start_opens_and_writes_once_there_is_room() {
     let fs = SimFs::new(6);
     put(&mut open(&fs).log, &vote(0, 100));

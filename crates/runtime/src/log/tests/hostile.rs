@@ -5,8 +5,8 @@ use ::fuzz::run::{Target, Verdict};
 
 use super::*;
 use crate::log::frame::HEADER_BYTES;
-use crate::log::sector::{self, Place, STREAM_BYTES, on_disk};
 use crate::log::record::{Records, put as put_record};
+use crate::log::sector::{self, Place, STREAM_BYTES, on_disk};
 
 fn small() -> LogOptions {
     LogOptions { segment_bytes: 4096, ..options() }
