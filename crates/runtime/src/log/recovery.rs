@@ -97,7 +97,7 @@ pub(super) fn recover(
         }
     }
     let Scan { mut recovery, mut segments, first_live, .. } = scan;
-    let oldest = files.first().map(|oldest| oldest.number - 1);
+    let oldest = files.first().map(|oldest| oldest.number.saturating_sub(1));
     let missing = oldest.into_iter().chain(leaving.last().map(|(number, _)| *number)).max();
     if let Some(missing) = missing.filter(|missing| *missing >= first_live) {
         return Err(corrupt(missing, 0, Reason::Missing));
