@@ -86,20 +86,23 @@ fn alone(nodes: &mut Nodes, id: u32) -> Result<Vec<String>, String> {
     told
 }
 
-/// Where the last data frame of a log begins, how long it is, and the segment it is in.
+/// Where the last data frame of a log begins, how many bytes it takes, and the segment it is in.
 fn last_frame(log: &Path) -> (PathBuf, usize, usize) {
-    let mut last = None;
+    let mut last = BTreeMap::new();
     for segment in files(log) {
         let bytes = fs::read(&segment).unwrap();
         for at in (SECTOR..bytes.len()).step_by(SECTOR) {
             let is_data = bytes[at..].starts_with(b"SynF") && bytes[at + 4] == 1;
             if is_data {
+                // A file that was a segment before holds frames of that time, too; their numbers are lower.
+                let number = u64::from_le_bytes(bytes[at + 8..at + 16].try_into().unwrap());
                 let payload = u32::from_le_bytes(bytes[at + 24..at + 28].try_into().unwrap());
-                last = Some((segment.clone(), at, 40 + payload as usize));
+                let sectors = (28 + payload as usize).div_ceil(SECTOR - 4);
+                last.insert(number, (segment.clone(), at, sectors * SECTOR));
             }
         }
     }
-    last.unwrap()
+    last.into_values().next_back().unwrap()
 }
 
 #[test]

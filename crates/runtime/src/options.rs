@@ -6,6 +6,7 @@ use paxos::ids::{GroupId, NodeId};
 use paxos::limits::Limits;
 
 use crate::env::Env;
+use crate::log::options::SPARES_MAX;
 
 /// Largest encoded request, in bytes: two of the largest values (a cas), a key, and what stands around them.
 pub const REQUEST_BYTES_MAX: usize = 17 << 20;
@@ -84,6 +85,15 @@ pub struct Bounds {
     pub checkpoint_log_bytes: u64,
     /// How fast a checkpoint is written, in bytes a second.
     pub checkpoint_bytes_per_s: u64,
+}
+
+impl Bounds {
+    /// How many segments the log keeps to use them again: those that the smallest checkpoint lets go at once, half as many more
+    /// for nodes that take turns and for what is written meanwhile, and the two that are made in any case.
+    pub(crate) fn spares_max(&self) -> usize {
+        let let_go = self.checkpoint_log_bytes.saturating_mul(3) / 2 / self.segment_bytes.max(1);
+        usize::try_from(let_go).unwrap_or(SPARES_MAX).saturating_add(3).min(SPARES_MAX)
+    }
 }
 
 impl Default for Bounds {

@@ -15,7 +15,7 @@ use crate::log::record::{Record, RecordBuf};
 use crate::log::{Committed, Log};
 
 const LIFE: Generation = Generation(1);
-const LIVES: u64 = 3;
+const LIVES: u64 = 4;
 
 /// What is known of the log of one group. Its slots count up from 0.
 #[derive(Default)]
@@ -51,8 +51,8 @@ pub fn log(seed: u64) -> Result<(), String> {
         let log =
             drill.open(&fs).map_err(|error| format!("P6: a crash keeps the log from opening: {error}"))?;
         drill.check()?;
-        if life > 0 && drill.rng.random_bool(0.5) {
-            fs.power_off_at(drill.rng.random_range(1..80));
+        if life > 0 && drill.rng.random_bool(0.8) {
+            fs.power_off_at(drill.rng.random_range(1..120));
         }
         drill.live(log);
         fs = fs.crash(Loss::Random);
@@ -68,7 +68,7 @@ pub fn log(seed: u64) -> Result<(), String> {
 impl Drill {
     fn open(&mut self, fs: &SimFs) -> Result<Log, LogError> {
         let options =
-            LogOptions { segment_bytes: 4096, threads: false, salt_seed: Some(7), ..LogOptions::new(1) };
+            LogOptions { segment_bytes: 8192, threads: false, salt_seed: Some(7), ..LogOptions::new(1) };
         // The power may go: what failed isn't reported durable, which is all that counts here.
         let hooks = Hooks { waker: Box::new(|| {}), on_fatal: Box::new(|_| {}) };
         self.groups.values_mut().for_each(|known| known.found.clear());
@@ -105,7 +105,7 @@ impl Drill {
 
     fn live(&mut self, mut log: Log) {
         let ids: Vec<GroupId> = self.groups.keys().copied().collect();
-        for _ in 0..60 {
+        for _ in 0..80 {
             let group = ids[self.rng.random_range(0..ids.len())];
             let Some(known) = self.groups.get_mut(&group) else { return };
             match self.rng.random_range(0..8) {
@@ -154,6 +154,6 @@ impl Drill {
 
 /// What a record says: nothing else is taken for it.
 fn bytes(group: GroupId, slot: u64) -> Vec<u8> {
-    let length = 100 + (slot * 37 % 400) as usize;
+    let length = 100 + (slot * 137 % 2900) as usize;
     (0..length).map(|at| (u64::from(group.0) * 101 + slot * 31 + at as u64) as u8).collect()
 }

@@ -1,7 +1,8 @@
 //! Work on whole files, beside the log: making spare segments ahead of need, deleting what nobody needs.
 //!
-//! A spare is handed to the log only after its zeros, its length and its name are durable. Spares are made in order and
-//! removed in reverse, so that a gap always means a lost segment. A full disk and a want of file handles are waited out;
+//! A spare is handed to the log only after its contents, its length and its name are durable. It is made of zeros, or of a
+//! segment that nobody needs: then every sector in it is blank or of that segment. Spares are made in order and removed in
+//! reverse, so that a gap always means a lost segment. A full disk and a want of file handles are waited out;
 //! every other error ends the process, as in the log itself.
 
 use std::io::{self, ErrorKind};
@@ -10,16 +11,16 @@ use std::sync::atomic::Ordering;
 use parking_lot::MutexGuard;
 use tokio::time::Instant;
 
-use crate::fs::{is_full, is_scarce};
+use crate::fs::{FsFile, SECTOR_BYTES, is_full, is_scarce};
 
 use super::error::FatalError;
-use super::frame::is_blank;
 use super::queue::{Chore, Spare};
-use super::segment;
+use super::sector::is_unwritten;
+use super::segment::{self, FirstSector, SEGMENT_HEADER_BYTES, SegmentFile, SpareHeader};
 use super::shared::Shared;
 
-/// Old spares are read in pieces of this size.
-const READ_BYTES: usize = 1 << 20;
+/// Old spares are read, and segments that become spares are cleared, in pieces of this size.
+const PIECE_BYTES: usize = 1 << 20;
 
 impl Shared {
     /// The background thread.
@@ -58,6 +59,7 @@ impl Shared {
             Chore::Cut(number, bytes, end) => (number, self.cut(number, bytes, end)),
             Chore::Adopt(number, bytes) => (number, self.adopt(number, bytes)),
             Chore::Create(number, bytes) => (number, self.create(number, bytes)),
+            Chore::Recycle(file, number) => (file.number, self.recycle(file, number)),
         };
         if let Err(source) = done {
             if is_scarce(&source) && self.queue.lock().stop_chores {
@@ -108,23 +110,38 @@ impl Shared {
         self.work.notify_one();
     }
 
-    /// Takes over a spare of an earlier life if it is wholly blank; else removes it and those after it.
+    /// Takes over a spare of an earlier life if it is as it was made; else removes it and those after it.
     fn adopt(&self, number: u64, bytes: u64) -> io::Result<()> {
         let file = self.patiently(|| self.fs.open(&segment::path(&self.dir, number)))?;
-        let mut is_good = bytes == self.options.segment_bytes;
-        let mut piece = vec![0; READ_BYTES];
-        let mut offset = 0;
-        while is_good && offset < bytes {
-            let read = file.read_at(&mut piece, offset)?;
-            is_good = read > 0 && is_blank(&piece[..read]);
-            offset += read as u64;
-        }
-        if !is_good {
+        let has_size = bytes == self.options.segment_bytes;
+        let before = if has_size { life_before(&*file, number, bytes)? } else { None };
+        let Some(recycled_from) = before else {
             return self.remove_old_spares(number, bytes);
-        }
+        };
         file.sync_data()?;
         self.sync_names()?;
-        self.ready(Spare { number, file, length: bytes });
+        self.ready(Spare { number, recycled_from, file, length: bytes });
+        Ok(())
+    }
+
+    /// Makes a spare of a segment that nobody needs. Up to the new name it is a file that recovery deletes.
+    fn recycle(&self, segment: SegmentFile, number: u64) -> io::Result<()> {
+        let SegmentFile { number: old, salt: recycled_from, end, length } = segment;
+        let file = self.patiently(|| self.fs.open(&segment::path(&self.dir, old)))?;
+        // What lives before left beyond the end would be taken for damage.
+        let mut cleared = end;
+        while cleared < length {
+            let piece = usize::try_from(length - cleared).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+            file.write_at(&vec![0; piece], cleared)?;
+            file.sync_data()?;
+            cleared += piece as u64;
+        }
+        file.write_at(&SpareHeader { number, recycled_from }.encode(), 0)?;
+        file.sync_data()?;
+        let (old, new) = (segment::path(&self.dir, old), segment::path(&self.dir, number));
+        self.patiently(|| self.fs.rename(&old, &new))?;
+        self.sync_names()?;
+        self.ready(Spare { number, recycled_from, file, length });
         Ok(())
     }
 
@@ -165,7 +182,7 @@ impl Shared {
         file.preallocate(bytes)?;
         file.sync_data()?;
         self.sync_names()?;
-        Ok(Spare { number, file, length: bytes })
+        Ok(Spare { number, recycled_from: 0, file, length: bytes })
     }
 
     fn ready(&self, spare: Spare) {
@@ -179,6 +196,29 @@ impl Shared {
     }
 }
 
+/// The salt of the segment that a spare was, 0 if none; `None` if it isn't as it was made: every sector is to be blank or
+/// of that segment.
+fn life_before(file: &dyn FsFile, number: u64, bytes: u64) -> io::Result<Option<u64>> {
+    let mut first = [0; SEGMENT_HEADER_BYTES];
+    file.read_at(&mut first, 0)?;
+    let before = match FirstSector::decode(&first) {
+        Ok(FirstSector::Blank) => 0,
+        Ok(FirstSector::Spare(spare)) if spare.number == number => spare.recycled_from,
+        _ => return Ok(None),
+    };
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut offset = SEGMENT_HEADER_BYTES as u64;
+    while offset < bytes {
+        let read = file.read_at(&mut piece, offset)?;
+        let mut sectors = (offset..).step_by(SECTOR_BYTES).zip(piece[..read].chunks(SECTOR_BYTES));
+        if read == 0 || !sectors.all(|(at, sector)| is_unwritten(sector, before, at)) {
+            return Ok(None);
+        }
+        offset += read as u64;
+    }
+    Ok(Some(before))
+}
+
 impl Chore {
     fn name(self) -> &'static str {
         match self {
@@ -186,6 +226,7 @@ impl Chore {
             Chore::Cut(..) => "cutting",
             Chore::Adopt(..) => "taking over",
             Chore::Create(..) => "creating",
+            Chore::Recycle(..) => "recycling",
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod options;
 mod queue;
 pub mod record;
 mod recovery;
+mod sector;
 mod segment;
 mod shared;
 mod trim;
@@ -117,16 +118,17 @@ impl Log {
         let found = recovery::recover(&*fs, dir, &options, on_record)?;
         let Found { recovery, predecessor, first_live, segments, files, dead, spares } = found;
 
-        let length = files.last().map_or(0, |(_, length)| *length);
+        let length = files.last().map_or(0, |file| file.length);
         let writer = Writer::new(dir.to_owned(), options.owner, predecessor, length, first_live);
-        let all_files = files.iter().chain(&dead).chain(&spares);
-        let disk_bytes = all_files.map(|(_, length)| length).sum();
+        let others = dead.iter().chain(&spares).map(|(_, length)| length);
+        let disk_bytes = files.iter().map(|file| &file.length).chain(others).sum();
         // A spare that an earlier life left is most likely good; else a small segment is made more quickly.
         let has_spare = spares.first().is_some_and(|(_, length)| *length == options.segment_bytes);
         let first_bytes =
             if has_spare { options.segment_bytes } else { options.segment_bytes.min(FIRST_SEGMENT_BYTES) };
         let mut queue = Queue::new(writer, first_live, options.segment_bytes, first_bytes);
         queue.spares_wanted = options.spares;
+        queue.spares_max = options.spares_max;
         queue.files = files.into();
         queue.chores = dead.into_iter().map(|(number, length)| Chore::Delete(number, length)).collect();
         queue.old_spares = VecDeque::from(spares);

@@ -6,6 +6,9 @@ use std::time::Duration;
 use super::error::{FatalError, LogError};
 use super::frame::PAYLOAD_BYTES_MAX;
 
+/// Most spares that may be kept: each holds a file handle.
+pub(crate) const SPARES_MAX: usize = 64;
+
 /// Number of a frame, from 1. Frames become durable in this order, each only after all before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrameNo(pub u64);
@@ -29,6 +32,9 @@ pub struct LogOptions {
     pub segment_bytes: u64,
     /// Segments kept ready. When the disk is full and fewer are left, [`super::Log::disk_full`] says so.
     pub spares: usize,
+    /// Segments that nobody needs become spares, instead of being deleted, until there are so many; at most 64, since each
+    /// holds a file handle. It takes no room that the log hadn't taken already, but keeps it.
+    pub spares_max: usize,
     /// Commits are gathered into one frame up to this size in bytes; one commit is always allowed, up to 1 GiB.
     pub frame_bytes_max: usize,
     /// After this time without a commit a mark frame is written.
@@ -49,6 +55,7 @@ impl LogOptions {
             owner,
             segment_bytes: 16 << 20,
             spares: 2,
+            spares_max: 9,
             frame_bytes_max: 4 << 20,
             idle: Duration::from_millis(10),
             retry: Duration::from_millis(200),
@@ -62,6 +69,8 @@ impl LogOptions {
             (self.segment_bytes >= 4096, "a segment needs 4 KiB"),
             (self.segment_bytes.is_multiple_of(4096), "segments are multiples of 4 KiB"),
             (self.spares >= 1, "one spare segment is needed to go on at all"),
+            (self.spares_max >= self.spares, "no fewer spares are kept than are made"),
+            (self.spares_max <= SPARES_MAX, "at most 64 spares are kept"),
             (self.frame_bytes_max <= PAYLOAD_BYTES_MAX, "frames are at most 1 GiB"),
             (!self.idle.is_zero() && !self.retry.is_zero(), "times must not be zero"),
         ];

@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use crate::fs::{FsFile, SECTOR_BYTES};
 
-use super::frame::{HEADER_BYTES, Kind, padded};
-use super::segment::SEGMENT_HEADER_BYTES;
+use super::frame::{HEADER_BYTES, Kind};
+use super::sector::on_disk;
+use super::segment::{SEGMENT_HEADER_BYTES, SegmentFile};
 use super::writer::Writer;
 
 /// Buffers kept for reuse, and the largest that is.
@@ -33,9 +34,11 @@ pub(super) struct Frame {
     pub(super) first_live: u64,
 }
 
-/// A segment that was filled with zeros and synced, name included.
+/// A file that a segment can be begun in: written from end to end and synced, name included.
 pub(super) struct Spare {
     pub(super) number: u64,
+    /// Salt of the segment that it was before, 0 if it is all zeros.
+    pub(super) recycled_from: u64,
     pub(super) file: Box<dyn FsFile>,
     pub(super) length: u64,
 }
@@ -51,6 +54,8 @@ pub(super) enum Chore {
     Adopt(u64, u64),
     /// Make a spare of this many bytes.
     Create(u64, u64),
+    /// Make a spare, of this number, of a segment that nobody needs.
+    Recycle(SegmentFile, u64),
 }
 
 /// A frame to write, and what it takes.
@@ -82,13 +87,17 @@ pub(super) struct Queue {
 
     pub(super) spares: VecDeque<Spare>,
     pub(super) spares_wanted: usize,
+    /// Segments that nobody needs become spares up to this many.
+    pub(super) spares_max: usize,
     /// Number of the next spare to make, and of the first of this life.
     pub(super) next_spare: u64,
     first_spare: u64,
     /// Spares of the life before, to be adopted or deleted; in order.
     pub(super) old_spares: VecDeque<(u64, u64)>,
-    /// Live segments, number and length.
-    pub(super) files: VecDeque<(u64, u64)>,
+    /// Live segments; of the newest, where it ends isn't kept here.
+    pub(super) files: VecDeque<SegmentFile>,
+    /// Segments that nobody needs.
+    pub(super) unneeded: VecDeque<SegmentFile>,
     pub(super) chores: VecDeque<Chore>,
     /// The disk had no room for a spare; tried again at this time.
     pub(super) full_until: Option<Instant>,
@@ -141,8 +150,10 @@ impl Queue {
             first_capacity,
             spares: VecDeque::new(),
             spares_wanted: 0,
+            spares_max: 0,
             old_spares: VecDeque::new(),
             files: VecDeque::new(),
+            unneeded: VecDeque::new(),
             chores: VecDeque::new(),
             full_until: None,
             stalled_until: None,
@@ -157,7 +168,7 @@ impl Queue {
 
     /// Whether this many more bytes of payload don't fit the segment, with a mark after them.
     pub(super) fn must_roll(&self, payload_bytes: usize) -> bool {
-        let frame = padded(self.open.buffer.len() + payload_bytes) as u64;
+        let frame = on_disk(self.open.buffer.len() + payload_bytes) as u64;
         self.placed_end + frame + SECTOR_BYTES as u64 > self.capacity
     }
 
@@ -180,7 +191,7 @@ impl Queue {
     fn take_open(&mut self) -> Frame {
         let buffer = self.free.pop().unwrap_or_else(empty_buffer);
         let next = Frame::new(self.open.number + 1, self.open.first_live, buffer);
-        self.placed_end += padded(self.open.buffer.len()) as u64;
+        self.placed_end += on_disk(self.open.buffer.len()) as u64;
         self.mark_wanted = false;
         std::mem::replace(&mut self.open, next)
     }
@@ -221,7 +232,9 @@ impl Queue {
         };
         let kind = if frame.urgent || frame.rolls { Kind::Data } else { Kind::Mark };
         let spare = if frame.rolls { self.spares.pop_front() } else { None };
-        self.files.extend(spare.iter().map(|spare| (spare.number, spare.length)));
+        let begun =
+            |spare: &Spare| SegmentFile { number: spare.number, salt: 0, end: 0, length: spare.length };
+        self.files.extend(spare.as_ref().map(begun));
         self.writer.take().map(|writer| Job { writer, frame, kind, spare })
     }
 
@@ -243,20 +256,16 @@ impl Queue {
         }
     }
 
-    /// Segments below `first_live` may be deleted.
+    /// Segments below `first_live` may go.
     pub(super) fn drop_below(&mut self, first_live: u64) {
-        while let Some((number, length)) =
-            self.files.front().copied().filter(|(number, _)| *number < first_live)
-        {
-            self.files.pop_front();
-            self.chores.push_back(Chore::Delete(number, length));
-        }
+        let unneeded = self.files.partition_point(|file| file.number < first_live);
+        self.unneeded.extend(self.files.drain(..unneeded));
     }
 
-    /// A segment has another length now; returns the old one.
-    pub(super) fn set_length(&mut self, number: u64, length: u64) -> u64 {
-        let file = self.files.iter_mut().rev().find(|(file, _)| *file == number);
-        file.map_or(length, |(_, old)| std::mem::replace(old, length))
+    /// This is what a live segment is now; returns the length that it had.
+    pub(super) fn update(&mut self, now: SegmentFile) -> u64 {
+        let file = self.files.iter_mut().rev().find(|file| file.number == now.number);
+        file.map_or(now.length, |file| std::mem::replace(file, now).length)
     }
 
     /// Whether spares are missing.
@@ -267,6 +276,9 @@ impl Queue {
     /// The next work on files: giving room back comes before taking it.
     pub(super) fn next_chore(&mut self) -> Option<Chore> {
         if let Some(chore) = self.chores.pop_front() {
+            return Some(chore);
+        }
+        if let Some(chore) = self.make_use_of_unneeded().or_else(|| self.give_spares_back()) {
             return Some(chore);
         }
         if !self.lacks_spares() || self.full_until.is_some_and(|until| Instant::now() < until) {
@@ -282,5 +294,35 @@ impl Queue {
             None if number == self.first_spare => Some(Chore::Create(number, self.first_capacity)),
             None => Some(Chore::Create(number, self.segment_bytes)),
         }
+    }
+
+    /// What nobody needs becomes a spare, if there is to be one more and it has the size of one; else it goes.
+    fn make_use_of_unneeded(&mut self) -> Option<Chore> {
+        let file = *self.unneeded.front()?;
+        let is_wanted = self.spares.len() + self.old_spares.len() < self.spares_max;
+        if is_wanted && file.length == self.segment_bytes && self.stalled_until.is_none() {
+            // The next number is known only when those of an earlier life are taken over.
+            if let Some((old, length)) = self.old_spares.pop_front() {
+                return Some(Chore::Adopt(old, length));
+            }
+            self.unneeded.pop_front();
+            return Some(Chore::Recycle(file, self.next_spare));
+        }
+        self.unneeded.pop_front();
+        Some(Chore::Delete(file.number, file.length))
+    }
+
+    /// While a frame waits for room, no more spares are kept than would be made.
+    fn give_spares_back(&mut self) -> Option<Chore> {
+        let spares = self.spares.len() + self.old_spares.len();
+        if self.stalled_until.is_none() || spares <= self.spares_wanted {
+            return None;
+        }
+        if let Some((number, length)) = self.old_spares.pop_back() {
+            return Some(Chore::Delete(number, length));
+        }
+        let Spare { number, length, .. } = self.spares.pop_back()?;
+        self.next_spare = number;
+        Some(Chore::Delete(number, length))
     }
 }

@@ -1,8 +1,9 @@
 //! Reading a log at start: every frame that was durable, in order, or a refusal (P6).
 //!
-//! A bad frame at the end of the newest segment is a tear if some sector of it wasn't written and no later frame was
-//! begun: frame n+2 is written only once n+1 is durable. Any other bad frame is corruption. Older segments must be
-//! whole up to the end that their successor names, since the successor began after it was durable.
+//! A sector of a frame is written, or as it was before the segment began, or damaged (`sector.rs`). A bad frame at the end of
+//! the newest segment is a tear if none of its sectors is damaged and no later frame was begun: frame n+2 is written only
+//! once n+1 is durable. Any other bad frame is corruption. Older segments must be whole up to the end that their successor
+//! names, since the successor began after it was durable.
 //! Nothing is changed here but that what was found is synced: it may have been in the kernel's memory only.
 
 use std::collections::BTreeSet;
@@ -14,10 +15,11 @@ use paxos::mutants::{self, Mutant};
 use crate::fs::{Fs, FsFile, SECTOR_BYTES};
 
 use super::error::{LogError, Reason};
-use super::frame::{Header, is_blank};
+use super::frame::{HEADER_BYTES, Header};
 use super::options::{FrameNo, LogOptions, Recovery, SegmentNo, TornTail};
 use super::record::{Record, Records};
-use super::segment::{self, Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::sector::{self, Place, Salts, is_unwritten};
+use super::segment::{self, FirstSector, Predecessor, SEGMENT_HEADER_BYTES, SegmentFile, SegmentHeader};
 use super::trim::Segments;
 
 /// What the rest of the log goes on from.
@@ -27,18 +29,28 @@ pub(super) struct Found {
     pub(super) predecessor: Predecessor,
     pub(super) first_live: u64,
     pub(super) segments: Segments,
-    /// Number and length of each live segment.
-    pub(super) files: Vec<(u64, u64)>,
-    /// Segments below the first live one that are still there.
+    /// The live segments.
+    pub(super) files: Vec<SegmentFile>,
+    /// Files below the first live segment that are still there, by number and length.
     pub(super) dead: Vec<(u64, u64)>,
-    /// Segments after the newest, never used.
+    /// Files after the newest segment, to be begun.
     pub(super) spares: Vec<(u64, u64)>,
 }
 
-struct SegmentFile {
+/// A segment in use, as its first sector has it.
+struct Used {
     number: u64,
     length: u64,
-    header: Option<SegmentHeader>,
+    header: SegmentHeader,
+}
+
+/// The files by number and length, but for those in use.
+#[derive(Default)]
+struct Survey {
+    used: Vec<Used>,
+    spares: Vec<(u64, u64)>,
+    /// Segments that were about to become spares under another number.
+    leaving: Vec<(u64, u64)>,
 }
 
 /// Where the frames of a segment end.
@@ -57,9 +69,9 @@ pub(super) fn recover(
     options: &LogOptions,
     on_record: OnRecord<'_>,
 ) -> Result<Found, LogError> {
-    let (used, spares) = survey(fs, dir)?;
-    let first_live = used.last().map_or(1, |(_, header)| header.first_live);
-    let (dead, live): (Vec<_>, Vec<_>) = used.into_iter().partition(|(file, _)| file.number < first_live);
+    let Survey { used, spares, leaving } = survey(fs, dir)?;
+    let first_live = used.last().map_or(1, |used| used.header.first_live);
+    let (dead, live): (Vec<_>, Vec<_>) = used.into_iter().partition(|used| used.number < first_live);
     check_chain(&live, options.owner)?;
     let mut scan = Scan {
         fs,
@@ -69,61 +81,72 @@ pub(super) fn recover(
         segments: Segments::default(),
         first_live,
         buffer: Vec::new(),
+        frame: Vec::new(),
     };
     let mut predecessor = Predecessor { number: 0, end: 0, last_frame: 0, salt: 0 };
-    for (at, (file, header)) in live.iter().enumerate() {
-        let successor = live.get(at + 1).map(|(_, next)| next.predecessor);
-        let end = scan.segment(header, successor)?;
-        let (number, salt) = (file.number, header.salt);
+    let mut files = Vec::new();
+    for (at, used) in live.iter().enumerate() {
+        let successor = live.get(at + 1).map(|next| next.header.predecessor);
+        let end = scan.segment(&used.header, successor)?;
+        let (number, salt) = (used.number, used.header.salt);
         predecessor = Predecessor { number, end: end.offset, last_frame: end.frame, salt };
+        files.push(SegmentFile { number, salt, end: end.offset, length: used.length });
         if end.torn {
             let (segment, frame) = (SegmentNo(number), FrameNo(end.frame + 1));
             scan.recovery.torn_tail = Some(TornTail { segment, offset: end.offset, frame });
         }
     }
     let Scan { mut recovery, mut segments, first_live, .. } = scan;
-    if let Some((oldest, _)) = live.first().filter(|(oldest, _)| oldest.number > first_live) {
-        return Err(corrupt(oldest.number - 1, 0, Reason::Missing));
+    let oldest = files.first().map(|oldest| oldest.number.saturating_sub(1));
+    let missing = oldest.into_iter().chain(leaving.last().map(|(number, _)| *number)).max();
+    if let Some(missing) = missing.filter(|missing| *missing >= first_live) {
+        return Err(corrupt(missing, 0, Reason::Missing));
     }
     // The last frames may let go of more than the newest header does.
     segments.drop_below(first_live);
-    let all = dead.iter().chain(&live).map(|(file, _)| (file.number, file.length));
-    let (dead, files): (Vec<_>, Vec<_>) = all.partition(|(number, _)| *number < first_live);
+    let let_go = files.partition_point(|file| file.number < first_live);
+    let let_go = files.drain(..let_go).map(|file| (file.number, file.length));
+    let dead = leaving.into_iter().chain(dead.iter().map(|used| (used.number, used.length))).chain(let_go);
+    let mut dead: Vec<_> = dead.collect();
+    dead.sort_unstable();
     recovery.segments = files.len();
     recovery.last_frame = FrameNo(predecessor.last_frame);
     Ok(Found { recovery, predecessor, first_live, segments, files, dead, spares })
 }
 
-/// The segments in use, and after them the spares.
-#[expect(clippy::type_complexity, reason = "two lists, named by the function")]
-fn survey(fs: &dyn Fs, dir: &Path) -> Result<(Vec<(SegmentFile, SegmentHeader)>, Vec<(u64, u64)>), LogError> {
+fn survey(fs: &dyn Fs, dir: &Path) -> Result<Survey, LogError> {
     let names = fs.list(dir).map_err(|source| LogError::Io { path: dir.to_owned(), source })?;
     let numbers: BTreeSet<u64> = names.iter().filter_map(|name| segment::number_of(name)).collect();
-    let mut used = Vec::new();
-    let mut spares: Vec<(u64, u64)> = Vec::new();
+    let mut survey = Survey::default();
+    let mut unused: Vec<(u64, u64, FirstSector)> = Vec::new();
     for number in numbers {
-        let file = look_at(fs, dir, number)?;
-        match file.header {
-            Some(header) => {
-                if let Some((blank, _)) = spares.first() {
-                    return Err(corrupt(*blank, 0, Reason::BlankHeader));
-                }
-                used.push((file, header));
+        let (length, first) = look_at(fs, dir, number)?;
+        let FirstSector::Segment(header) = first else {
+            unused.push((number, length, first));
+            continue;
+        };
+        // Before a segment there can be none that isn't begun, only some that the power kept from leaving.
+        for (number, length, first) in unused.drain(..) {
+            match first {
+                FirstSector::Spare(spare) if spare.number != number => survey.leaving.push((number, length)),
+                _ => return Err(corrupt(number, 0, Reason::BlankHeader)),
             }
-            None => spares.push((number, file.length)),
         }
+        survey.used.push(Used { number, length, header });
     }
-    let newest = used.last().map_or(0, |(file, _)| file.number);
-    for (expected, (number, _)) in (newest + 1..).zip(&spares) {
+    survey.spares = unused.into_iter().map(|(number, length, _)| (number, length)).collect();
+    let newest = survey.used.last().map_or(0, |used| used.number);
+    for (expected, (number, _)) in (newest + 1..).zip(&survey.spares) {
         // Spares are made in order and removed in reverse, so a gap is a segment that was lost.
         if *number != expected {
             return Err(corrupt(expected, 0, Reason::Missing));
         }
     }
-    Ok((used, spares))
+    Ok(survey)
 }
 
-fn look_at(fs: &dyn Fs, dir: &Path, number: u64) -> Result<SegmentFile, LogError> {
+/// Length and first sector of a file.
+fn look_at(fs: &dyn Fs, dir: &Path, number: u64) -> Result<(u64, FirstSector), LogError> {
     let path = segment::path(dir, number);
     let mut start = [0; 2 * SECTOR_BYTES];
     let read = fs.open(&path).and_then(|file| Ok((file.read_at(&mut start, 0)?, file.length()?)));
@@ -132,29 +155,34 @@ fn look_at(fs: &dyn Fs, dir: &Path, number: u64) -> Result<SegmentFile, LogError
     if read >= SECTOR_BYTES {
         sector.copy_from_slice(&start[..SECTOR_BYTES]);
     }
-    let header = SegmentHeader::decode(&sector).map_err(|reason| match reason {
+    let first = FirstSector::decode(&sector).map_err(|reason| match reason {
         Reason::Version(found) => LogError::Version { segment: number, found, supported: segment::VERSION },
         Reason::NotASegment => LogError::Foreign { segment: number, reason },
         _ => corrupt(number, 0, reason),
     })?;
-    if header.is_none() && !is_blank(&start[SECTOR_BYTES..]) {
+    let before = match first {
+        FirstSector::Segment(_) => return Ok((length, first)),
+        FirstSector::Spare(spare) => spare.recycled_from,
+        FirstSector::Blank => 0,
+    };
+    if !is_unwritten(&start[SECTOR_BYTES..], before, SECTOR_BYTES as u64) {
         return Err(corrupt(number, 0, Reason::BlankHeader));
     }
-    Ok(SegmentFile { number, length, header })
+    Ok((length, first))
 }
 
-fn check_chain(live: &[(SegmentFile, SegmentHeader)], owner: u64) -> Result<(), LogError> {
+fn check_chain(live: &[Used], owner: u64) -> Result<(), LogError> {
     let foreign = |segment, reason| Err(LogError::Foreign { segment, reason });
-    for (file, header) in live {
-        if header.number != file.number {
-            return foreign(file.number, Reason::Number);
+    for used in live {
+        if used.header.number != used.number {
+            return foreign(used.number, Reason::Number);
         }
-        if header.owner != owner {
-            return foreign(file.number, Reason::Owner);
+        if used.header.owner != owner {
+            return foreign(used.number, Reason::Owner);
         }
     }
     for pair in live.windows(2) {
-        let ((_, before), (_, header)) = (&pair[0], &pair[1]);
+        let (before, header) = (&pair[0].header, &pair[1].header);
         if header.number != before.number + 1 {
             return Err(corrupt(before.number + 1, 0, Reason::Missing));
         }
@@ -176,19 +204,22 @@ struct Scan<'a> {
     recovery: Recovery,
     segments: Segments,
     first_live: u64,
+    /// The whole sectors of a segment.
     buffer: Vec<u8>,
+    /// A frame without the checks of its sectors.
+    frame: Vec<u8>,
 }
 
 impl Scan<'_> {
     /// Reads the frames of a segment; up to the end that its successor names, if it has one.
     fn segment(&mut self, header: &SegmentHeader, successor: Option<Predecessor>) -> Result<End, LogError> {
         self.segments.roll(header.number);
-        let present = self.load(header.number, successor)?;
+        self.load(header.number, successor)?;
         let bytes = std::mem::take(&mut self.buffer);
         let mut end =
             End { offset: SEGMENT_HEADER_BYTES as u64, frame: header.predecessor.last_frame, torn: false };
         let last = loop {
-            match self.frame(header, &bytes, present, &mut end) {
+            match self.frame(header.salts(), &bytes, &mut end) {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
                 Err(_) if mutants::is_on(Mutant::CorruptionIsTail) => {
@@ -208,10 +239,10 @@ impl Scan<'_> {
         }
     }
 
-    /// Reads the bytes of a segment that count, rounded up to sectors; returns how many of them the file has.
-    fn load(&mut self, number: u64, successor: Option<Predecessor>) -> Result<usize, LogError> {
+    /// Reads the sectors of a segment that count and that the file wholly has.
+    fn load(&mut self, number: u64, successor: Option<Predecessor>) -> Result<(), LogError> {
         let path = segment::path(self.dir, number);
-        let mut read = || -> io::Result<usize> {
+        let mut read = || -> io::Result<()> {
             let file = self.fs.open(&path)?;
             let length = match successor {
                 // A file that is shorter than that has lost frames, which the scan will notice.
@@ -220,8 +251,10 @@ impl Scan<'_> {
             };
             let length = usize::try_from(length).map_err(io::Error::other)?;
             self.buffer.clear();
-            self.buffer.resize(length.next_multiple_of(SECTOR_BYTES), 0);
-            file.read_at(&mut self.buffer[..length], 0)
+            self.buffer.resize(length - length % SECTOR_BYTES, 0);
+            let read = file.read_at(&mut self.buffer, 0)?;
+            self.buffer.truncate(read - read % SECTOR_BYTES);
+            Ok(())
         };
         read().map_err(|source| LogError::Io { path, source })
     }
@@ -234,36 +267,29 @@ impl Scan<'_> {
     }
 
     /// Takes the frame at `end`; false if none is there.
-    fn frame(
-        &mut self,
-        segment: &SegmentHeader,
-        bytes: &[u8],
-        present: usize,
-        end: &mut End,
-    ) -> Result<bool, Reason> {
-        let offset = end.offset as usize;
+    fn frame(&mut self, salts: Salts, bytes: &[u8], end: &mut End) -> Result<bool, Reason> {
         let expected = end.frame + 1;
-        let Some(rest) = bytes.get(offset..).filter(|rest| !rest.is_empty()) else { return Ok(false) };
-        let present = present.saturating_sub(offset);
-        let Some(header) = Header::decode(rest, segment.salt) else {
-            // A sector is there wholly or not at all, and one that the file ends in was never written.
-            if present >= SECTOR_BYTES && !is_blank(&rest[..SECTOR_BYTES]) {
+        let rest = bytes.get(end.offset as usize..).unwrap_or_default();
+        let Some((first, _)) = rest.split_at_checked(SECTOR_BYTES) else { return Ok(false) };
+        let Some(header) = Header::read(first, salts.own, end.offset) else {
+            if !is_unwritten(first, salts.before, end.offset) {
                 return Err(Reason::FrameHeader);
             }
-            end.torn = !is_blank(rest);
-            return no_frame_after(rest, segment.salt, expected).map(|()| false);
+            // How long a frame is that was torn there isn't known, and doesn't matter: the next segment names this end.
+            end.torn = is_begun_after(rest, salts.own, end)?;
+            return Ok(false);
         };
         if header.number != expected {
             return Err(Reason::FrameNumber { found: header.number, expected });
         }
         let frame = &rest[..header.frame_bytes().min(rest.len())];
-        let missing = header.frame_bytes() - frame.len();
-        let Some(payload) = header.payload(frame, segment.salt).filter(|_| missing == 0) else {
-            no_frame_after(rest, segment.salt, expected)?;
-            end.torn = missing > 0 || header.is_torn(frame, present);
-            return if end.torn { Ok(false) } else { Err(Reason::Frame) };
-        };
-        for record in Records::new(payload) {
+        if !self.join(frame, header.frame_bytes(), salts, end.offset)? {
+            is_begun_after(rest, salts.own, end)?;
+            end.torn = true;
+            return Ok(false);
+        }
+        let payload = self.frame.get(HEADER_BYTES..HEADER_BYTES + header.payload_bytes as usize);
+        for record in Records::new(payload.ok_or(Reason::Frame)?) {
             let record = record.ok_or(Reason::Record)?;
             self.recovery.records += 1;
             self.segments.note((record.group, record.generation), record.slot);
@@ -275,14 +301,39 @@ impl Scan<'_> {
         end.frame = header.number;
         Ok(true)
     }
+
+    /// Puts the contents of a frame's sectors together. False if some of them weren't written.
+    fn join(
+        &mut self,
+        sectors: &[u8],
+        frame_bytes: usize,
+        salts: Salts,
+        offset: u64,
+    ) -> Result<bool, Reason> {
+        self.frame.clear();
+        let mut is_whole = sectors.len() == frame_bytes;
+        let mut place = Place::First;
+        for (at, sector) in (offset..).step_by(SECTOR_BYTES).zip(sectors.chunks(SECTOR_BYTES)) {
+            match sector::read(sector, salts.own, at, place) {
+                Some(stream) => self.frame.extend_from_slice(stream),
+                None if is_unwritten(sector, salts.before, at) => is_whole = false,
+                None => return Err(Reason::Frame),
+            }
+            place = Place::Later;
+        }
+        Ok(is_whole)
+    }
 }
 
-/// Refuses if a frame after `torn` was begun: then `torn` had been durable.
-fn no_frame_after(rest: &[u8], salt: u64, torn: u64) -> Result<(), Reason> {
-    for sector in rest.chunks(SECTOR_BYTES).skip(1) {
-        if let Some(header) = Header::decode(sector, salt).filter(|header| header.number > torn) {
-            return Err(Reason::Followed(header.number));
+/// Whether anything of a frame was written after the sector at `end`. Refuses if that belongs to a frame after the one that
+/// begins at `end`: then that one had been durable.
+fn is_begun_after(rest: &[u8], salt: u64, end: &End) -> Result<bool, Reason> {
+    let mut is_begun = false;
+    for (at, sector) in (end.offset..).step_by(SECTOR_BYTES).zip(rest.chunks(SECTOR_BYTES)).skip(1) {
+        match Header::read(sector, salt, at) {
+            Some(header) if header.number > end.frame + 1 => return Err(Reason::Followed(header.number)),
+            _ => is_begun = is_begun || sector::read(sector, salt, at, Place::Later).is_some(),
         }
     }
-    Ok(())
+    Ok(is_begun)
 }

@@ -19,6 +19,7 @@ use super::error::FatalError;
 use super::frame::Kind;
 use super::options::{Hooks, LogOptions};
 use super::queue::{Chore, Job, Queue};
+use super::segment::SegmentFile;
 use super::writer::WriteError;
 
 /// A segment that was left is cut to its frames if this part of a segment, or more, is unused.
@@ -62,15 +63,8 @@ pub(super) enum Performed {
 pub(super) struct Written {
     job: Job,
     end: u64,
-    before: Before,
-}
-
-/// What a frame was before it was written.
-struct Before {
+    /// Of the frame, before it was sealed.
     payload_bytes: u64,
-    segment: u64,
-    segment_end: u64,
-    segment_bytes: u64,
 }
 
 impl Shared {
@@ -112,22 +106,16 @@ impl Shared {
 
     /// Writes a frame; what came of it, if that didn't do.
     pub(super) fn write(&self, mut job: Job) -> Result<Written, Performed> {
-        let (segment_end, segment_bytes) = job.writer.extent();
-        let before = Before {
-            payload_bytes: job.frame.payload_bytes() as u64,
-            segment: job.writer.segment(),
-            segment_end,
-            segment_bytes,
-        };
+        let payload_bytes = job.frame.payload_bytes() as u64;
         let rolled = match job.spare.take() {
             Some(spare) => {
-                let salt = self.salt(spare.number);
-                job.writer.roll(spare, salt)
+                let (left, salt) = (job.writer.newest(), self.salt(spare.number));
+                job.writer.roll(spare, salt).inspect(|()| self.leave(left))
             }
             None => Ok(()),
         };
         match rolled.and_then(|()| job.writer.write(&mut job.frame, job.kind)) {
-            Ok(end) => Ok(Written { job, end, before }),
+            Ok(end) => Ok(Written { job, end, payload_bytes }),
             Err(WriteError::Full) => Err(self.give_back(job)),
             Err(WriteError::Fatal(error)) => Err(self.fail(error)),
         }
@@ -135,21 +123,23 @@ impl Shared {
 
     /// Makes a written frame durable, and says so.
     pub(super) fn sync(&self, written: Written) -> Performed {
-        let Written { mut job, end, before } = written;
+        let Written { mut job, end, payload_bytes } = written;
         match job.writer.sync(&job.frame, end) {
-            Ok(()) => self.publish(job, &before),
+            Ok(()) => self.publish(job, payload_bytes),
             Err(error) => self.fail(error),
         }
     }
 
     fn salt(&self, segment: u64) -> u64 {
-        match self.options.salt_seed {
+        let salt: u64 = match self.options.salt_seed {
             Some(seed) => SmallRng::seed_from_u64(seed ^ segment).random(),
             None => rand::random(),
-        }
+        };
+        // 0 is that of no segment.
+        salt.max(1)
     }
 
-    fn publish(&self, job: Job, before: &Before) -> Performed {
+    fn publish(&self, job: Job, payload_bytes: u64) -> Performed {
         let Job { writer, frame, kind, .. } = job;
         let mut queue = self.queue.lock();
         if queue.failed {
@@ -157,22 +147,19 @@ impl Shared {
         }
         let previous = self.durable.swap(frame.number, Ordering::Release);
         assert_eq!(previous + 1, frame.number, "P0: frames become durable in order");
-        self.unsynced_bytes.fetch_sub(before.payload_bytes, Ordering::Relaxed);
+        self.unsynced_bytes.fetch_sub(payload_bytes, Ordering::Relaxed);
         self.published.notify_all();
         queue.unmarked_since = (kind == Kind::Data).then(Instant::now);
         queue.stalled_until = None;
 
-        let (_, length) = writer.extent();
-        let old_length = queue.set_length(writer.segment(), length);
-        self.disk_bytes.fetch_add(length - old_length, Ordering::Relaxed);
-        if frame.rolls {
-            self.cut_left_segment(&mut queue, before);
-        }
+        let newest = writer.newest();
+        let old_length = queue.update(newest);
+        self.disk_bytes.fetch_add(newest.length - old_length, Ordering::Relaxed);
         queue.drop_below(frame.first_live);
         queue.writer = Some(writer);
         queue.recycle(frame.buffer);
         self.refresh_full(&queue);
-        if queue.lacks_spares() || !queue.chores.is_empty() {
+        if queue.lacks_spares() || !queue.chores.is_empty() || !queue.unneeded.is_empty() {
             self.chores.notify_one();
         }
         if queue.asleep {
@@ -183,11 +170,13 @@ impl Shared {
 
     /// Gives back what a recovered segment, or one left early, doesn't need. Its end is named by its successor now, so
     /// what is beyond doesn't count.
-    fn cut_left_segment(&self, queue: &mut Queue, left: &Before) {
-        let waste = left.segment_bytes.saturating_sub(left.segment_end);
-        if left.segment > 0 && waste >= self.options.segment_bytes / WASTE_PART {
-            queue.set_length(left.segment, left.segment_end);
-            queue.chores.push_back(Chore::Cut(left.segment, left.segment_bytes, left.segment_end));
+    fn leave(&self, left: SegmentFile) {
+        let SegmentFile { number, end, length, .. } = left;
+        let is_cut = number > 0 && length.saturating_sub(end) >= self.options.segment_bytes / WASTE_PART;
+        let mut queue = self.queue.lock();
+        queue.update(SegmentFile { length: if is_cut { end } else { length }, ..left });
+        if is_cut {
+            queue.chores.push_back(Chore::Cut(number, length, end));
         }
     }
 
@@ -199,6 +188,8 @@ impl Shared {
         queue.writer = Some(job.writer);
         queue.stalled_until = Some(Instant::now() + self.options.retry);
         self.refresh_full(&queue);
+        // There may be spares to give back.
+        self.chores.notify_one();
         Performed::Full
     }
 

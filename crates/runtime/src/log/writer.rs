@@ -1,8 +1,8 @@
 //! Writes frames into the newest segment, one at a time, each synced before the next (P0).
 //!
 //! A segment's header is written and synced before its first frame, so a header that is missing means that nothing else is
-//! there either. Frames normally fall into zeros that are already on the disk; where a frame is larger than its segment, the
-//! segment is first made larger.
+//! there either. Frames normally fall on blocks that are already written on the disk; where a frame is larger than its segment,
+//! the segment is first made larger.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,9 +10,13 @@ use std::path::PathBuf;
 use crate::fs::{FsFile, is_full};
 
 use super::error::FatalError;
-use super::frame::{self, Kind, padded};
+use super::frame::{self, Kind};
 use super::queue::{Frame, Spare};
-use super::segment::{self, Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::sector::{Place, STREAM_BYTES, on_disk};
+use super::segment::{self, Predecessor, SEGMENT_HEADER_BYTES, SegmentFile, SegmentHeader};
+
+/// A frame is cut into sectors and written in pieces of so many: one for nearly all frames, and no buffer for the largest.
+const PIECE_SECTORS: usize = 512;
 
 /// The end of the log on disk.
 pub(super) struct Writer {
@@ -26,6 +30,8 @@ pub(super) struct Writer {
     /// What the last durable frame said. Only that may stand in the next header, which is durable before the State
     /// records that make older segments superfluous.
     first_live: u64,
+    /// The piece that is being written.
+    sectors: Vec<u8>,
 }
 
 /// Why a frame wasn't written.
@@ -38,7 +44,7 @@ pub(super) enum WriteError {
 
 impl Writer {
     pub(super) fn new(dir: PathBuf, owner: u64, newest: Predecessor, length: u64, first_live: u64) -> Writer {
-        Writer { dir, owner, newest, file: None, length, first_live }
+        Writer { dir, owner, newest, file: None, length, first_live, sectors: Vec::new() }
     }
 
     pub(super) fn last_frame(&self) -> u64 {
@@ -49,9 +55,10 @@ impl Writer {
         self.newest.number
     }
 
-    /// Where the newest segment's frames end, and how long its file is, in bytes.
-    pub(super) fn extent(&self) -> (u64, u64) {
-        (self.newest.end, self.length)
+    /// The newest segment as it stands.
+    pub(super) fn newest(&self) -> SegmentFile {
+        let Predecessor { number, end, salt, .. } = self.newest;
+        SegmentFile { number, salt, end, length: self.length }
     }
 
     fn fatal(&self, operation: &'static str, source: io::Error) -> WriteError {
@@ -67,8 +74,8 @@ impl Writer {
     pub(super) fn roll(&mut self, spare: Spare, salt: u64) -> Result<(), WriteError> {
         assert_eq!(spare.number, self.newest.number + 1, "P6: segments follow each other");
         let (number, owner, predecessor) = (spare.number, self.owner, self.newest);
-        let first_live = self.first_live;
-        let header = SegmentHeader { number, salt, owner, predecessor, first_live };
+        let (first_live, recycled_from) = (self.first_live, spare.recycled_from);
+        let header = SegmentHeader { number, salt, owner, predecessor, first_live, recycled_from };
         self.newest = Predecessor { number, end: SEGMENT_HEADER_BYTES as u64, salt, ..predecessor };
         self.length = spare.length;
         let file = self.file.insert(spare.file);
@@ -79,7 +86,8 @@ impl Writer {
     /// Writes a frame; where it ends. Nothing else may be written before it is synced.
     pub(super) fn write(&mut self, frame: &mut Frame, kind: Kind) -> Result<u64, WriteError> {
         assert_eq!(frame.number, self.newest.last_frame + 1, "P0: frames become durable in order");
-        let end = self.newest.end + padded(frame.buffer.len()) as u64;
+        let (start, salt) = (self.newest.end, self.newest.salt);
+        let end = start + on_disk(frame.buffer.len()) as u64;
         let Some(file) = self.file.as_ref() else {
             return Err(self.fatal("writing", io::Error::other("no segment was begun")));
         };
@@ -90,9 +98,15 @@ impl Writer {
                 Err(error) => return Err(self.fatal("enlarging", error)),
             }
         }
-        frame::seal(&mut frame.buffer, kind, frame.number, frame.first_live, self.newest.salt);
-        if let Err(error) = file.write_at(&frame.buffer, self.newest.end) {
-            return Err(self.fatal("writing", error));
+        frame::seal(&mut frame.buffer, kind, frame.number, frame.first_live);
+        let (mut offset, mut place) = (start, Place::First);
+        for piece in frame.buffer.chunks(PIECE_SECTORS * STREAM_BYTES) {
+            self.sectors.clear();
+            frame::cut(&mut self.sectors, salt, offset, place, piece);
+            if let Err(error) = file.write_at(&self.sectors, offset) {
+                return Err(self.fatal("writing", error));
+            }
+            (offset, place) = (offset + self.sectors.len() as u64, Place::Later);
         }
         Ok(end)
     }

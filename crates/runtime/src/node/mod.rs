@@ -238,6 +238,7 @@ fn open_log(
     let hooks = Hooks { waker: Box::new(move || wake()), on_fatal: Box::new(on_fatal) };
     let wanted = LogOptions {
         segment_bytes: options.bounds.segment_bytes,
+        spares_max: options.bounds.spares_max(),
         threads: env.machine().is_none(),
         salt_seed: env.machine().map(|machine| machine.luck()),
         ..LogOptions::new(identity.incarnation().0)

@@ -23,15 +23,21 @@ struct Owner {
     /// The highest promise appended, and the highest reported durable.
     promised: u64,
     promised_durably: u64,
+    /// Lives that found a newest segment whose file had been one before, and of them those that found a torn frame in it.
+    recycled: u64,
+    torn: u64,
 }
 
 impl Owner {
     /// One life on the disk: recovers, checks, and goes on until the power goes or `commits` are done.
     fn live(&mut self, fs: &SimFs, commits: u64, rng: &mut SmallRng) {
-        let Ok(Opened { mut log, records, .. }) = try_open(fs) else {
+        let is_recycled = newest(fs).is_some_and(|(_, is_recycled)| is_recycled);
+        let Ok(Opened { mut log, records, recovery, .. }) = try_open(fs) else {
             assert!(fs.is_off(), "only a crash stops a log from opening: {:?}", try_open(fs).map(|_| ()));
             return;
         };
+        self.recycled += u64::from(is_recycled);
+        self.torn += u64::from(is_recycled && recovery.torn_tail.is_some());
         self.check(&records);
         log.release(GROUP, LIFE, Slot(self.released));
         let mut waiting: Vec<(FrameNo, u64, u64)> = Vec::new();
@@ -56,7 +62,7 @@ impl Owner {
                 log.mark();
             }
             self.learn(&log, &mut waiting);
-            if rng.random_bool(0.1) {
+            if rng.random_bool(0.2) {
                 self.released = self.released.max(self.acknowledged.saturating_sub(rng.random_range(0..10)));
                 log.release(GROUP, LIFE, Slot(self.released));
             }
@@ -114,8 +120,9 @@ impl Owner {
     }
 }
 
-/// Runs lives of a seed, with the power going at the `nth` operation of the first; returns operations so far.
-fn lives(seed: u64, nth: Option<u64>, loss: Loss) -> u64 {
+/// Runs lives of a seed, with the power going at the `nth` operation of the first; returns operations so far, and what was
+/// seen.
+fn lives(seed: u64, nth: Option<u64>, loss: Loss) -> (u64, Owner) {
     let fs = SimFs::new(seed);
     let mut owner = Owner::default();
     let mut rng = SmallRng::seed_from_u64(seed);
@@ -130,26 +137,28 @@ fn lives(seed: u64, nth: Option<u64>, loss: Loss) -> u64 {
         fs = fs.crash(loss);
     }
     owner.live(&fs, 1, &mut rng);
-    operations
+    (operations, owner)
 }
 
 #[test]
 fn a_crash_at_every_operation_loses_nothing_that_was_durable() {
-    let mut points = 0;
-    for seed in 0..6 {
-        let operations = lives(seed, None, Loss::Random);
+    let (mut points, mut recycled, mut torn) = (0, 0, 0);
+    for seed in 0..10 {
+        let (operations, _) = lives(seed, None, Loss::Random);
         for nth in 1..=operations {
-            lives(seed, Some(nth), Loss::Random);
+            let (_, owner) = lives(seed, Some(nth), Loss::Random);
+            (recycled, torn) = (recycled + owner.recycled, torn + owner.torn);
         }
         points += operations;
     }
-    assert!(points >= 1000, "{points}");
+    println!("{points} crashes, {recycled} in recycled segments, {torn} torn frames there");
+    assert!(points >= 1500 && recycled >= 500 && torn >= 15, "{points}, {recycled}, {torn}");
 }
 
 #[test]
 fn a_crash_that_loses_all_or_only_the_process_is_survived_too() {
     for loss in [Loss::All, Loss::Nothing] {
-        for nth in (1..=lives(9, None, loss)).step_by(3) {
+        for nth in (1..=lives(9, None, loss).0).step_by(3) {
             lives(9, Some(nth), loss);
         }
     }
@@ -157,6 +166,7 @@ fn a_crash_that_loses_all_or_only_the_process_is_survived_too() {
 
 #[test]
 fn many_lives_that_each_end_in_a_crash_lose_nothing() {
+    let (mut recycled, mut torn) = (0, 0);
     for seed in 0..40 {
         let mut fs = SimFs::new(seed);
         let mut owner = Owner::default();
@@ -166,5 +176,8 @@ fn many_lives_that_each_end_in_a_crash_lose_nothing() {
             owner.live(&fs, 15, &mut rng);
             fs = fs.crash(*[Loss::Random, Loss::Random, Loss::Nothing].get(rng.random_range(0..3)).unwrap());
         }
+        (recycled, torn) = (recycled + owner.recycled, torn + owner.torn);
     }
+    println!("{recycled} crashes in recycled segments, {torn} torn frames there");
+    assert!(recycled >= 50 && torn >= 5, "{recycled}, {torn}");
 }

@@ -18,6 +18,8 @@ fn a_failed_sync_is_fatal_wherever_it_comes() {
                 Committed::Queued(_) => panic!("nobody else writes"),
                 Committed::Failed => break,
             }
+            // Segments go, and are recycled.
+            opened.log.release(GROUP, LIFE, Slot(acknowledged - 1));
         }
         let log = &mut opened.log;
         if !log.has_failed() {
@@ -36,7 +38,8 @@ fn a_failed_sync_is_fatal_wherever_it_comes() {
         assert!(!log.work() && !log.mark());
         assert_eq!(log.durable(), durable);
         let fs = fs.crash(Loss::Random);
-        assert!(votes(&open(&fs).records).len() as u64 >= acknowledged);
+        let found = votes(&open(&fs).records);
+        assert!(found.last().map_or(0, |last| last.slot.unwrap().0 + 1) >= acknowledged);
     }
     assert!(fired > 50, "{fired}");
 }
@@ -94,6 +97,35 @@ fn a_full_disk_without_spares_stalls_and_goes_on_without_loss() {
     drop(log);
     let fs = fs.crash(Loss::All);
     assert_eq!(votes(&open(&fs).records).len() as u64, slot + 1);
+}
+
+#[test]
+fn spares_that_are_only_kept_are_given_back_to_a_frame_that_needs_the_room() {
+    let fs = SimFs::new(6);
+    let retry = std::time::Duration::from_nanos(1);
+    let mut log = try_open_in(&dir(), &fs, LogOptions { retry, ..options() }).unwrap().log;
+    for slot in 0..60 {
+        put(&mut log, &vote(slot, 700));
+    }
+    log.release(GROUP, LIFE, Slot(60));
+    assert!(log.mark());
+    let used = fs.used_bytes();
+    assert_eq!(used, 6 * 8192, "the newest segment and five spares");
+    fs.set_capacity(Some(used));
+    log.append(vote(60, 20_000).as_record(), false);
+    let large = log.commit(states);
+    log.work();
+    assert!(log.disk_full());
+    while log.work() {}
+    assert!(log.durable() >= large && fs.used_bytes() <= used);
+    fs.set_capacity(None);
+    for slot in 61..90 {
+        put(&mut log, &vote(slot, 700));
+    }
+    assert!(!log.disk_full());
+    assert_eq!(log.disk_bytes(), fs.used_bytes());
+    drop(log);
+    assert_eq!(votes(&open(&fs.crash(Loss::All)).records).last(), Some(&vote(89, 700)));
 }
 
 #[test]

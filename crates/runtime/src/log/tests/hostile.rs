@@ -4,12 +4,12 @@
 use ::fuzz::run::{Target, Verdict};
 
 use super::*;
-use crate::fs::SECTOR_BYTES;
-use crate::log::frame::{HEADER_BYTES, padded};
+use crate::log::frame::HEADER_BYTES;
 use crate::log::record::{Records, put as put_record};
+use crate::log::sector::{self, Place, STREAM_BYTES, is_blank, is_unwritten, on_disk};
 
 fn small() -> LogOptions {
-    LogOptions { segment_bytes: 4096, ..options() }
+    LogOptions { segment_bytes: 8192, ..options() }
 }
 
 /// A vote whose bytes are short to write down.
@@ -17,16 +17,28 @@ fn even(slot: u64, bytes: usize) -> RecordBuf {
     RecordBuf { bytes: vec![slot as u8 + 1; bytes], ..vote(slot, 0) }
 }
 
-/// Two segments, the last frame of which is a mark.
-fn disk() -> SimFs {
+/// Two live segments, the last frame of which is a mark, in files that were segments before; and the number of the newest.
+fn disk() -> (SimFs, u64) {
     let fs = SimFs::new(4);
     let mut log = try_open_in(&dir(), &fs, small()).unwrap().log;
-    for slot in 0..6 {
-        put(&mut log, &even(slot, 200 + 150 * slot as usize));
+    for slot in 0..50 {
+        put(&mut log, &even(slot, 600));
+        log.release(GROUP, LIFE, Slot(slot + 1));
     }
+    let mut slot = 50;
+    while log.segments() < 2 {
+        put(&mut log, &even(slot, 200 + 150 * (slot - 50) as usize));
+        slot += 1;
+    }
+    put(&mut log, &even(slot, 700));
     log.mark();
     assert_eq!(log.segments(), 2);
-    fs
+    let (newest, is_recycled) = newest(&fs).unwrap();
+    assert!(is_recycled);
+    let (end, bytes) =
+        (frames(&bytes_of(&fs, newest)).last().unwrap().0 + SECTOR_BYTES, bytes_of(&fs, newest));
+    assert!(!is_blank(&bytes[end..end + SECTOR_BYTES]), "something of the life before follows");
+    (fs, newest)
 }
 
 fn bytes_of(fs: &SimFs, number: u64) -> Vec<u8> {
@@ -42,17 +54,6 @@ fn opened(fs: &SimFs, number: u64, bytes: Option<&[u8]>) -> Result<Opened, LogEr
     try_open_in(&dir(), &fs, small())
 }
 
-/// Where each frame of a segment begins.
-fn frames(bytes: &[u8]) -> Vec<usize> {
-    let mut frames = Vec::new();
-    let mut at = SECTOR_BYTES;
-    while bytes.get(at..at + 4) == Some(b"SynF") {
-        frames.push(at);
-        at += padded(HEADER_BYTES + number_at(bytes, at + 24, 4) as usize);
-    }
-    frames
-}
-
 fn number_at(bytes: &[u8], at: usize, width: usize) -> u64 {
     let bytes = bytes.iter().skip(at).take(width).rev();
     bytes.fold(0, |number, byte| number << 8 | u64::from(*byte))
@@ -62,16 +63,16 @@ fn number_at(bytes: &[u8], at: usize, width: usize) -> u64 {
 /// first lost one had before it was durable: all that came after it must be gone, too.
 #[test]
 fn fuzz_the_newest_segment() {
-    let fs = disk();
-    let (whole, before) = (bytes_of(&fs, 2), opened(&fs, 2, None).unwrap());
+    let (fs, newest) = disk();
+    let (whole, before) = (bytes_of(&fs, newest), opened(&fs, newest, None).unwrap());
     let frames = frames(&whole);
     Target::new("log_newest", vec![whole.clone()]).memory(|_| 1 << 20).run(|bytes| {
-        let after = opened(&fs, 2, Some(bytes));
+        let after = opened(&fs, newest, Some(bytes));
         if let Ok(after) = &after {
             assert!(before.records.starts_with(&after.records), "nothing that wasn't written");
             let missing = (before.recovery.last_frame.0 - after.recovery.last_frame.0) as usize;
             let lost = &frames[frames.len().saturating_sub(missing)..];
-            for at in lost.iter().skip(1) {
+            for (at, _) in lost.iter().skip(1) {
                 let sector = *at..at + SECTOR_BYTES;
                 assert_ne!(bytes.get(sector.clone()), whole.get(sector), "a frame came after a lost one");
             }
@@ -82,10 +83,10 @@ fn fuzz_the_newest_segment() {
 
 #[test]
 fn fuzz_an_older_segment() {
-    let fs = disk();
-    let before = opened(&fs, 1, None).unwrap();
-    Target::new("log_older", vec![bytes_of(&fs, 1)]).memory(|_| 1 << 20).run(|bytes| {
-        let after = opened(&fs, 1, Some(bytes));
+    let (fs, newest) = disk();
+    let (older, before) = (newest - 1, opened(&fs, newest, None).unwrap());
+    Target::new("log_older", vec![bytes_of(&fs, older)]).memory(|_| 1 << 20).run(|bytes| {
+        let after = opened(&fs, older, Some(bytes));
         if let Ok(after) = &after {
             assert_eq!(after.records, before.records, "an older segment is whole, or the log doesn't open");
             assert_eq!(after.recovery.torn_tail, None);
@@ -94,35 +95,39 @@ fn fuzz_an_older_segment() {
     });
 }
 
-/// Sums that fit whatever was made of the bytes.
+/// Sums that fit whatever was made of the bytes: what looks like a frame becomes one, but for what the life before left.
 fn forge(bytes: &mut [u8]) {
-    let seal = |bytes: &mut [u8], at: usize, crc: u32| {
-        bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
-    };
     if bytes.len() < 2 * SECTOR_BYTES {
         return;
     }
     let crc = crc32c::crc32c(&bytes[8..SECTOR_BYTES - 4]);
-    seal(bytes, SECTOR_BYTES - 4, crc);
-    let salt = crc32c::crc32c(&number_at(bytes, 24, 8).to_le_bytes());
-    for at in frames(bytes) {
-        let Some(frame) = bytes.get_mut(at..).filter(|frame| frame.len() >= HEADER_BYTES) else { return };
-        let end = HEADER_BYTES + number_at(frame, 24, 4) as usize;
-        let payload = frame.get(HEADER_BYTES..end).map(|payload| crc32c::crc32c_append(salt, payload));
-        payload.into_iter().for_each(|crc| seal(frame, 32, crc));
-        let crc = crc32c::crc32c_append(salt, &frame[..36]);
-        seal(frame, 36, crc);
+    bytes[SECTOR_BYTES - 4..SECTOR_BYTES].copy_from_slice(&crc.to_le_bytes());
+    let (salt, before) = (number_at(bytes, 24, 8), number_at(bytes, 80, 8));
+    let mut frame_end = 0;
+    let sectors = (0..).step_by(SECTOR_BYTES).zip(bytes.chunks_exact_mut(SECTOR_BYTES)).skip(1);
+    for (at, bytes) in sectors {
+        let mut place = Place::Later;
+        if at >= frame_end {
+            if !bytes.starts_with(b"SynF") || is_unwritten(bytes, before, at as u64) {
+                return;
+            }
+            place = Place::First;
+            frame_end = at + on_disk(HEADER_BYTES + number_at(bytes, 24, 4) as usize);
+        }
+        let mut forged = Vec::new();
+        sector::put(&mut forged, salt, at as u64, place, &bytes[..STREAM_BYTES]);
+        bytes.copy_from_slice(&forged);
     }
 }
 
 /// Not damage any more, but somebody's work: whatever it says, no panic.
 #[test]
 fn fuzz_a_forged_segment() {
-    let fs = disk();
-    Target::new("log_forged", vec![bytes_of(&fs, 2)]).memory(|_| 1 << 20).run(|bytes| {
+    let (fs, newest) = disk();
+    Target::new("log_forged", vec![bytes_of(&fs, newest)]).memory(|_| 1 << 20).run(|bytes| {
         let mut bytes = bytes.to_vec();
         forge(&mut bytes);
-        Verdict::of(&opened(&fs, 2, Some(&bytes)).map(|_| ()))
+        Verdict::of(&opened(&fs, newest, Some(&bytes)).map(|_| ()))
     });
 }
 

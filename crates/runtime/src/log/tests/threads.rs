@@ -150,6 +150,7 @@ fn inline_commits_and_the_log_thread_keep_one_order() {
 
 #[test]
 fn power_may_go_at_any_time_under_threads() {
+    let mut recycled = 0;
     for seed in 0..60 {
         let fs = SimFs::new(seed);
         fs.power_off_at(20 + seed * 3);
@@ -169,16 +170,21 @@ fn power_may_go_at_any_time_under_threads() {
             if slot % 4 == 0 {
                 let _ = woken.recv_timeout(Duration::from_millis(1));
             }
+            log.release(GROUP, LIFE, Slot(slot.saturating_sub(10)));
         }
         let durable = log.durable();
-        let acknowledged = frames.iter().filter(|frame| **frame <= durable).count();
+        let acknowledged = frames.iter().filter(|frame| **frame <= durable).count() as u64;
         let fs = fs.crash(Loss::Random);
         drop(log);
         assert!(fatal.lock().len() <= 1);
         let slots: Vec<_> = votes(&open(&fs).records).iter().map(|record| record.slot.unwrap().0).collect();
-        assert_eq!(slots, (0..slots.len() as u64).collect::<Vec<_>>(), "seed {seed}");
-        assert!(slots.len() >= acknowledged, "seed {seed}: {} of {acknowledged}", slots.len());
+        let (first, end) = (slots.first().copied().unwrap_or(0), slots.last().map_or(0, |last| last + 1));
+        assert_eq!(slots, (first..end).collect::<Vec<_>>(), "seed {seed}");
+        assert!(end >= acknowledged, "seed {seed}: {end} of {acknowledged}");
+        assert!(first <= (frames.len() as u64).saturating_sub(10), "seed {seed}: {first} is the first");
+        recycled += usize::from(newest(&fs).is_some_and(|(_, is_recycled)| is_recycled));
     }
+    assert!(recycled > 5, "{recycled}");
 }
 
 #[test]
