@@ -107,7 +107,7 @@ async fn measure(
             warm_up: Duration::from_secs(1),
             time: Duration::from_secs(args.seconds),
         };
-        let figures = Figures::of(&load::run(&cluster, &load).await?);
+        let figures = Figures::of(load::run(&cluster, &load).await?)?;
         eprintln!("  {:36} {figures}", cell.name);
         report.add(cell.name, &kind.name(), figures);
     }

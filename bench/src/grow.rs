@@ -1,4 +1,4 @@
-//! Synod alone, while one thing grows: what an operation costs then.
+//! Synod alone, while one thing grows: what an operation costs then, beside a small cluster that is measured in turn.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 
+use crate::big;
 use crate::load::{self, Load};
 use crate::plot;
 use crate::report::{Figures, Report};
-use crate::store::{Cluster, Kind, Place, Read, Via};
+use crate::store::{Cluster, KEY_BYTES, Kind, Place, Read, Via};
 
 const KEYS: u64 = 10_000;
 const VALUE_BYTES: usize = 100;
@@ -20,7 +21,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// What grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum What {
-    /// 10^4 to --most keys: throughput, memory, and how long a restart takes
+    /// 10^4 to 10^7 keys: throughput, memory, what a checkpoint costs, and how long a restart takes
     Keys,
     /// 16 B to 1 MiB
     Value,
@@ -30,6 +31,8 @@ enum What {
     Groups,
     /// 3, 5, 7
     Replicas,
+    /// Small puts of 64 callers, alone and beside 20 values of 1 MiB a second
+    Beside,
 }
 
 /// Arguments of `grow`.
@@ -37,12 +40,15 @@ enum What {
 pub(crate) struct GrowArgs {
     /// What grows
     what: What,
-    /// How long each point is measured
+    /// How long each point is measured, in each round
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// The greatest number of keys
-    #[arg(long, default_value_t = 10_000_000)]
-    most: u64,
+    /// Rounds; the ratio to the small cluster is the median of the rounds' ratios
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Only these points
+    #[arg(long, value_delimiter = ',')]
+    at: Vec<u64>,
 }
 
 /// A point: what it is at, the cluster, and the load.
@@ -54,16 +60,14 @@ struct Point {
     callers: usize,
 }
 
+/// What every point is compared with.
 const BASE: Point =
     Point { at: 0, kind: Kind::SYNOD, keys: KEYS, value_bytes: VALUE_BYTES, callers: CALLERS };
 
-fn points(args: &GrowArgs) -> Vec<Point> {
+fn points(what: What) -> Vec<Point> {
     let synod = |groups, nodes| Kind::Synod { groups, nodes };
-    match args.what {
-        What::Keys => {
-            let tens = std::iter::successors(Some(KEYS), |keys| keys.checked_mul(10));
-            tens.take_while(|keys| *keys <= args.most).map(|keys| Point { at: keys, keys, ..BASE }).collect()
-        }
+    match what {
+        What::Keys => [KEYS, 100_000, 1_000_000, 10_000_000].map(|n| Point { at: n, keys: n, ..BASE }).into(),
         What::Value => [16, 128, 1 << 10, 8 << 10, 64 << 10, 1 << 20]
             .map(|bytes| Point {
                 at: bytes,
@@ -77,37 +81,70 @@ fn points(args: &GrowArgs) -> Vec<Point> {
         }
         What::Groups => [1, 2, 4, 8].map(|n| Point { at: n.into(), kind: synod(n, 3), ..BASE }).into(),
         What::Replicas => [3, 5, 7].map(|n| Point { at: n.into(), kind: synod(1, n), ..BASE }).into(),
+        What::Beside => vec![Point { at: 20, callers: 64, ..BASE }],
+    }
+}
+
+impl Point {
+    async fn start(&self, place: &Place) -> Result<Cluster> {
+        let cluster = Cluster::start(self.kind, place, &[]).await?;
+        let began = Instant::now();
+        load::fill(&cluster, self.keys, self.value_bytes).await?;
+        let seconds = began.elapsed().as_secs_f64();
+        eprintln!("  {} keys of {} B filled in {seconds:.1} s", self.keys, self.value_bytes);
+        Ok(cluster)
+    }
+
+    fn load(&self, reads: f64, seconds: u64) -> Load {
+        Load {
+            callers: self.callers,
+            connections: 1,
+            via: Via::Best,
+            read: Read::Lease,
+            reads,
+            keys: self.keys,
+            value_bytes: self.value_bytes,
+            warm_up: Duration::from_secs(1),
+            time: Duration::from_secs(seconds),
+        }
+    }
+
+    /// Bytes of keys and values.
+    fn raw_bytes(&self) -> u64 {
+        self.keys * (KEY_BYTES + self.value_bytes) as u64
     }
 }
 
 pub(crate) async fn run(args: &GrowArgs, place: &Place, out: &Path) -> Result<()> {
-    let points = points(args);
-    ensure!(!points.is_empty(), "--most is less than {KEYS}");
+    let mut points = points(args.what);
+    points.retain(|point| args.at.is_empty() || args.at.contains(&point.at));
+    ensure!(!points.is_empty(), "--at names no point");
     let what = args.what.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
-    let mut report = Report::new(vec!["synod".to_owned()]);
+    let mut report = Report::new(["synod", "small", "alone"].map(str::to_owned).into());
     let mut series: Vec<(&str, Vec<(f64, f64)>)> = vec![("put", Vec::new()), ("get by lease", Vec::new())];
+    let small = BASE.start(place).await?;
     for point in &points {
-        let mut cluster = Cluster::start(point.kind, place, &[]).await?;
-        let began = Instant::now();
-        load::fill(&cluster, point.keys, point.value_bytes).await?;
-        eprintln!("{what} {}: filled in {:.1} s", point.at, began.elapsed().as_secs_f64());
-        for (at, reads) in [(0, 0.0), (1, 1.0)] {
-            let name = series[at].0;
-            let load = Load {
-                callers: point.callers,
-                connections: 1,
-                via: Via::Best,
-                read: Read::Lease,
-                reads,
-                keys: point.keys,
-                value_bytes: point.value_bytes,
-                warm_up: Duration::from_secs(1),
-                time: Duration::from_secs(args.seconds),
-            };
-            let figures = Figures::of(&load::run(&cluster, &load).await?);
-            eprintln!("  {name:14} {figures}");
-            report.add(&format!("{name}, {what} {}", point.at), "synod", figures);
-            series[at].1.push((point.at as f64, 1e6 / figures.ops_per_s.max(1.0)));
+        eprintln!("{what} {}", point.at);
+        let mut cluster = point.start(place).await?;
+        if args.what == What::Beside {
+            big::beside(&cluster, &point.load(0.0, args.seconds), args.rounds, &mut report).await?;
+            continue;
+        }
+        for round in 0..args.rounds {
+            for (at, reads) in [(0, 0.0), (1, 1.0)] {
+                let name = format!("{}, {what} {}", series[at].0, point.at);
+                let mut both = [("synod", point, &cluster), ("small", &BASE, &small)];
+                // Who goes first changes from round to round.
+                both.rotate_left(round as usize % 2);
+                for (store, point, cluster) in both {
+                    let figures = Figures::of(load::run(cluster, &point.load(reads, args.seconds)).await?)?;
+                    eprintln!("  {store:6} {name:24} {figures}");
+                    report.add(&name, store, figures);
+                    if store == "synod" {
+                        series[at].1.push((point.at as f64, 1e6 / figures.ops_per_s.max(1.0)));
+                    }
+                }
+            }
         }
         if args.what == What::Groups {
             let before = cluster.sample()?;
@@ -116,9 +153,8 @@ pub(crate) async fn run(args: &GrowArgs, place: &Place, out: &Path) -> Result<()
             eprintln!("  idle: {:.2} % of a core a node", used / cluster.nodes.len() as f64 * 1e2);
         }
         if args.what == What::Keys {
-            let restart = crate::outage::restart_ms(&mut cluster).await?;
-            eprintln!("  from the start of all nodes to a write: {restart:.0} ms");
-            report.add(&format!("restart, {what} {}", point.at), "synod", Figures::of_time(restart));
+            let load = point.load(0.0, args.seconds);
+            big::keys(&mut cluster, &load, point.raw_bytes(), args.rounds, &mut report).await?;
         }
     }
     let name = format!("grow-{what}");

@@ -49,10 +49,17 @@ impl Measured {
     pub(crate) fn ops(&self) -> f64 {
         self.latency_us.len() as f64
     }
+}
 
-    pub(crate) fn ops_per_s(&self) -> f64 {
-        self.ops() / self.seconds
-    }
+fn histogram() -> Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)?)
+}
+
+/// The latencies of all of them.
+pub(crate) fn together(all: &[Measured]) -> Result<Histogram<u64>> {
+    let mut sum = histogram()?;
+    all.iter().try_for_each(|measured| sum.add(&measured.latency_us))?;
+    Ok(sum)
 }
 
 /// The number in decimal, with leading zeros.
@@ -100,8 +107,7 @@ struct Tally {
 /// Lets a load run on a cluster. An operation is counted if it ends between the warm-up and the end.
 pub(crate) async fn run(cluster: &Cluster, load: &Load) -> Result<Measured> {
     let callers = cluster.callers(load.callers, load.connections, load.via).await?;
-    let latency_us = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)?;
-    let tally = Rc::new(RefCell::new(Tally { latency_us, errors: 0, first: None }));
+    let tally = Rc::new(RefCell::new(Tally { latency_us: histogram()?, errors: 0, first: None }));
     let value = value(load.value_bytes);
     let start = Instant::now() + load.warm_up;
     let end = start + load.time;

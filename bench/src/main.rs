@@ -4,6 +4,7 @@
 //! this process, on one thread: callers that each wait for their answer before they go on. What a server costs is read
 //! from `/proc` while the load runs.
 
+mod big;
 mod compare;
 mod core;
 mod grow;

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::load::Measured;
+use crate::load::{self, Measured};
 use crate::plot;
 
 /// One store in one cell of one round.
@@ -27,20 +27,27 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    pub(crate) fn of(measured: &Measured) -> Figures {
-        let at = |quantile| measured.latency_us.value_at_quantile(quantile);
-        let ops = measured.ops().max(1.0);
-        Figures {
-            ops_per_s: measured.ops_per_s(),
+    pub(crate) fn of(measured: Measured) -> Result<Figures> {
+        Figures::of_all(&[measured])
+    }
+
+    /// Of several measurements as if they were one.
+    pub(crate) fn of_all(all: &[Measured]) -> Result<Figures> {
+        let ops: f64 = all.iter().map(Measured::ops).sum();
+        let used = |of: fn(&Measured) -> f64| all.iter().map(of).sum::<f64>() / ops.max(1.0);
+        let latency_us = load::together(all)?;
+        let at = |quantile| latency_us.value_at_quantile(quantile);
+        Ok(Figures {
+            ops_per_s: ops / all.iter().map(|measured| measured.seconds).sum::<f64>().max(f64::MIN_POSITIVE),
             p50_us: at(0.5),
             p99_us: at(0.99),
             p999_us: at(0.999),
-            cpu_s_per_1000_ops: measured.used.cpu_s / ops * 1e3,
-            resident_mb: measured.used.resident_bytes as f64 / 1e6,
-            written_bytes_per_op: measured.used.written_bytes as f64 / ops,
-            errors: measured.errors,
+            cpu_s_per_1000_ops: used(|measured| measured.used.cpu_s) * 1e3,
+            resident_mb: all.iter().map(|m| m.used.resident_bytes).max().unwrap_or(0) as f64 / 1e6,
+            written_bytes_per_op: used(|measured| measured.used.written_bytes as f64),
+            errors: all.iter().map(|measured| measured.errors).sum(),
             time_ms: None,
-        }
+        })
     }
 
     pub(crate) fn of_time(ms: f64) -> Figures {

@@ -21,6 +21,8 @@ pub(crate) struct Sample {
     pub(crate) written_bytes: u64,
     /// In memory now.
     pub(crate) resident_bytes: u64,
+    /// The most that was ever, of each process in its own time.
+    pub(crate) peak_bytes: u64,
 }
 
 impl Sample {
@@ -38,7 +40,9 @@ impl Sample {
             let ticks: u64 =
                 fields.iter().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
             all.cpu_s += ticks as f64 / TICKS_PER_S;
-            all.resident_bytes += number_after(&read("status")?, "VmRSS:") << 10;
+            let status = read("status")?;
+            all.resident_bytes += number_after(&status, "VmRSS:") << 10;
+            all.peak_bytes += number_after(&status, "VmHWM:") << 10;
         }
         Ok(all)
     }
@@ -48,7 +52,7 @@ impl Sample {
         Sample {
             cpu_s: self.cpu_s - before.cpu_s,
             written_bytes: self.written_bytes.saturating_sub(before.written_bytes),
-            resident_bytes: self.resident_bytes,
+            ..*self
         }
     }
 }

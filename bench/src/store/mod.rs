@@ -104,6 +104,35 @@ impl Cluster {
         Sample::of(&self.pids(), self.dir.path())
     }
 
+    /// Whether any node of Synod writes a checkpoint: there is a directory that CURRENT doesn't name yet.
+    pub(crate) fn is_writing_checkpoint(&self) -> Result<bool> {
+        for node in self.data_dirs()? {
+            let names =
+                std::fs::read_dir(&node)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+            let checkpoints = names.filter(|name| name.starts_with("checkpoint-")).count();
+            if checkpoints > usize::from(node.join("CURRENT").exists()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Log of all nodes of Synod on disk, with its spare segments.
+    pub(crate) fn log_bytes(&self) -> Result<u64> {
+        let mut bytes = 0;
+        for node in self.data_dirs()? {
+            for entry in std::fs::read_dir(node.join("log"))? {
+                bytes += entry?.metadata()?.len();
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn data_dirs(&self) -> Result<Vec<PathBuf>> {
+        let entries = std::fs::read_dir(self.dir.path())?.map(|entry| Ok(entry?.path()));
+        entries.filter(|path| path.as_ref().map_or(true, |path| path.is_dir())).collect()
+    }
+
     /// Returns when a write went through.
     pub(crate) async fn await_writes(&self) -> Result<()> {
         let begun = async {
@@ -116,7 +145,7 @@ impl Cluster {
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             }
         };
-        let limit = std::time::Duration::from_secs(60);
+        let limit = std::time::Duration::from_secs(300);
         tokio::time::timeout(limit, begun)
             .await
             .with_context(|| format!("{} takes no writes", self.kind.name()))

@@ -12,12 +12,23 @@ use crate::genesis::Genesis;
 use crate::node::bootstrap::StartError;
 use crate::node::hosted::DIGEST_SLOTS;
 use crate::node::{Node, SlotEvent, SlotHappening};
+use crate::options::Bounds;
 use crate::record::{Life, LogRecord};
 
 /// Happenings remembered for `explain`.
 const EVENTS_MAX: usize = 16_384;
 /// Segments that a group at rest may hold back before its live records are written again.
 const PINNED_SEGMENTS: usize = 8;
+/// A state this much larger than the live log is worth a checkpoint. A restart holds the live log in memory and applies it, which
+/// costs several times as much a byte as reading the state; a checkpoint costs this many bytes of writing for one of log.
+const STATE_PER_LOG: u64 = 4;
+
+/// The live log, in bytes, with which a node begins a checkpoint of so large a state.
+fn due_at(bounds: &Bounds, state_bytes: u64, node: NodeId) -> u64 {
+    // Nodes take turns: the same log on all of them would start all at once.
+    let stagger = bounds.checkpoint_log_bytes / 8 * u64::from(node.0 % 4);
+    bounds.checkpoint_log_bytes.max(state_bytes / STATE_PER_LOG) + stagger
+}
 
 impl<S: StateMachine> Node<S> {
     /// Takes note of a write before it goes to the log.
@@ -61,15 +72,13 @@ impl<S: StateMachine> Node<S> {
         }
     }
 
-    /// A checkpoint when the live log has outgrown the state, and new records for what holds an old segment back.
+    /// A checkpoint when the live log has outgrown its share of the state, and new records for what holds an old segment back.
     pub(crate) fn mind_the_log(&mut self) {
         let live = self.log_bytes - self.log_bytes_at_checkpoint;
         let bounds = &self.options.bounds;
         if live >= bounds.checkpoint_log_bytes {
-            // Nodes take turns: the same log on all of them would start all at once.
-            let stagger = bounds.checkpoint_log_bytes / 8 * u64::from(self.options.node.0 % 4);
             let state: u64 = self.hosted.iter().map(|h| h.machine.state_bytes()).sum();
-            if live >= bounds.checkpoint_log_bytes.max(state) + stagger {
+            if live >= due_at(bounds, state, self.options.node) {
                 self.begin_checkpoint();
             }
         }
@@ -212,5 +221,21 @@ impl<S: StateMachine> Node<S> {
         if own.is_some_and(|(_, own)| *own != hash) {
             self.stop_voting(format!("P5: the state of {group} at s{applied_end} isn't that of {from}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_state_waits_for_a_quarter_of_its_size_in_log_and_nodes_take_turns() {
+        const MIB: u64 = 1 << 20;
+        let bounds = Bounds { checkpoint_log_bytes: 64 * MIB, ..Bounds::default() };
+        let due = |state, node| due_at(&bounds, state, NodeId(node));
+        assert_eq!(due(0, 4), 64 * MIB);
+        assert_eq!(due(256 * MIB, 4), 64 * MIB);
+        assert_eq!(due(2048 * MIB, 4), 512 * MIB);
+        assert_eq!([1, 2, 3].map(|node| due(2048 * MIB, node)), [520, 528, 536].map(|mib| mib * MIB));
     }
 }
