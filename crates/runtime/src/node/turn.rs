@@ -405,8 +405,8 @@ impl<S: StateMachine> Node<S> {
             false => self.log.commit(states),
             true => match self.log.commit_inline(states) {
                 Committed::Durable(frame) | Committed::Queued(frame) => frame,
-                // The process ends.
-                Committed::Failed => self.log.newest(),
+                // The process ends, and nothing may be said any more.
+                Committed::Failed => FrameNo(u64::MAX),
             },
         };
         self.watched.committed(self.log.newest());
