@@ -3,7 +3,7 @@
 use paxos::durable::Durable;
 use paxos::ids::Ballot;
 use paxos::io::{Output, Write};
-use paxos::message::Message;
+use paxos::message::{Envelope, Message};
 
 /// One bug of a driver, a disk or a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,6 +12,8 @@ pub enum Sabotage {
     SendsBeforeSync,
     /// Promises lose the entries that they report.
     PromisesForgetEntries,
+    /// The network gives a leader its own Accepts.
+    AcceptsComeBack,
     /// The disk forgets votes, though not the promise, at a restart.
     VotesLostAtRestart,
     /// The disk forgets the promise, though not the votes, at a restart.
@@ -36,6 +38,11 @@ impl Sabotage {
                     }
                 }
             }
+            Sabotage::AcceptsComeBack => {
+                let own = out.sends.iter().filter(|envelope| matches!(envelope.message, Message::Accept { .. }));
+                let back: Vec<_> = own.map(|own| Envelope { to: own.from, ..own.clone() }).collect();
+                out.sends.extend(back);
+            }
             Sabotage::SnapshotUnsaid => out.writes.retain(|write| !matches!(write, Write::Installed(_))),
             Sabotage::VotesLostAtRestart
             | Sabotage::PromiseLostAtRestart
@@ -51,6 +58,7 @@ impl Sabotage {
             Sabotage::PromiseLostAtRestart => durable.promised = Ballot::ZERO,
             Sabotage::SendsBeforeSync
             | Sabotage::PromisesForgetEntries
+            | Sabotage::AcceptsComeBack
             | Sabotage::TrimsAhead
             | Sabotage::TrimDropsPromise
             | Sabotage::SnapshotUnsaid => {}
