@@ -39,7 +39,8 @@ impl Sabotage {
                 }
             }
             Sabotage::AcceptsComeBack => {
-                let own = out.sends.iter().filter(|envelope| matches!(envelope.message, Message::Accept { .. }));
+                let own =
+                    out.sends.iter().filter(|envelope| matches!(envelope.message, Message::Accept { .. }));
                 let back: Vec<_> = own.map(|own| Envelope { to: own.from, ..own.clone() }).collect();
                 out.sends.extend(back);
             }
