@@ -139,7 +139,8 @@ impl Run {
         let mut down = Vec::new();
         match self.plan.ending {
             Ending::Whole | Ending::Partial => {}
-            Ending::MinorityDown if in_need => {}
+            // Who lost its state may be unable to vote: then a quorum needs all the others, and all links between them.
+            Ending::MinorityDown | Ending::OneWayCut if in_need => {}
             Ending::MinorityDown => {
                 let first = self.prng.below(nodes.len() as u64);
                 let rotated = nodes.iter().cycle().skip(usize::try_from(first).unwrap_or(0));
@@ -152,7 +153,6 @@ impl Run {
                 }
             }
         }
-        // A lost state and a lost node are more than a minority of three.
         if self.plan.ending == Ending::Partial && !in_need {
             self.cut_partially();
         }
