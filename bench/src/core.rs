@@ -139,6 +139,7 @@ fn measure(batch: usize, time: Duration) -> Result<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::Spread;
 
     #[test]
     fn all_replicas_decide() {

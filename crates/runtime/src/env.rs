@@ -29,7 +29,7 @@ use paxos::ids::{Generation, GroupId};
 pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Priority of work that nobody waits for: about a third of the weight of what serves. The lowest would leave it next to nothing
-/// where the load takes all processors: a checkpoint then wrote 0.4 MB a second, while the log grew by 5.
+/// where the load takes all processors, while the log grows.
 const BACKGROUND: i32 = 5;
 
 /// A machine in one of its lives, in the place of the one that this process runs on. What was begun in a life ends with it.

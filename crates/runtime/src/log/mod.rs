@@ -232,11 +232,6 @@ impl Log {
         }
     }
 
-    /// Bytes appended since the last commit.
-    pub(crate) fn batch_bytes(&self) -> usize {
-        self.batch.buffer.len() - HEADER_BYTES
-    }
-
     /// The frame that holds what was last committed, lazy records included.
     pub(crate) fn newest(&self) -> FrameNo {
         self.newest

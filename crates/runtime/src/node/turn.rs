@@ -15,16 +15,12 @@ use paxos::trace;
 use wire::v1;
 
 use crate::api::{Call, Counters, ReadConsistency, Refused, RefusedReason, Submitted};
-use crate::log::Committed;
 use crate::log::options::FrameNo;
 use crate::node::Node;
 use crate::node::hosted::{Caller, Hosted, PendingRead, Queued};
 use crate::peers::Arrival;
 use crate::peers::inbound::vouched_for;
 use crate::record::{Life, LogRecord, slot_of};
-
-/// Nodes that only follow write so much on their own thread.
-const INLINE_BYTES_MAX: usize = 2 << 10;
 
 /// Messages that wait for a frame.
 pub(crate) struct AfterSync {
@@ -48,7 +44,7 @@ impl<S: StateMachine> Node<S> {
         self.mind_the_log();
         self.publish_leaders();
         if self.after_sync.front().is_some_and(|front| front.frame <= self.log.durable()) {
-            // It is durable already, and the log wakes nobody.
+            // Nothing new had to be written for it, so the log wakes nobody.
             self.inbox.wake.notify_one();
         }
     }
@@ -398,31 +394,13 @@ impl<S: StateMachine> Node<S> {
 
     /// Hands what was appended to the log, and the messages of steps to the queue behind it. The frame that covers it all.
     pub(crate) fn commit(&mut self) -> FrameNo {
-        let may_wait = self.may_wait_for_the_disk();
         let (genesis, lives, hosted) = (self.genesis.as_ref(), &self.lives, &self.hosted);
-        let states = || super::state_records(genesis, lives, hosted);
-        let frame = match may_wait {
-            false => self.log.commit(states),
-            true => match self.log.commit_inline(states) {
-                Committed::Durable(frame) | Committed::Queued(frame) => frame,
-                // The process ends, and nothing may be said any more.
-                Committed::Failed => FrameNo(u64::MAX),
-            },
-        };
+        let frame = self.log.commit(|| super::state_records(genesis, lives, hosted));
         self.watched.committed(self.log.newest());
         for (replica, envelopes) in std::mem::take(&mut self.uncommitted) {
             self.after_sync.push_back(AfterSync { frame, replica, envelopes });
         }
         frame
-    }
-
-    /// Two threads that wake each other take about as long as a small sync. A node that only follows has nothing better to do,
-    /// if little is to be written; one that leads has messages to send and reads to serve meanwhile.
-    fn may_wait_for_the_disk(&self) -> bool {
-        self.env().machine().is_none()
-            && self.log.batch_bytes() <= INLINE_BYTES_MAX
-            && !self.uncommitted.is_empty()
-            && self.hosted.iter().all(|hosted| hosted.replica.leading().is_none())
     }
 
     fn publish_leaders(&mut self) {
