@@ -99,6 +99,7 @@ pub struct Worker {
     began: Instant,
     stop: Arc<AtomicBool>,
     acked: Arc<AtomicU64>,
+    answered: Arc<[AtomicU64]>,
     seen: Seen,
 }
 
@@ -129,6 +130,10 @@ impl Worker {
     pub fn note(&mut self, began: u64, txn: Txn, answer: Option<Result<TxnReply, Error>>) {
         let ended = self.now();
         self.seen.longest = self.seen.longest.max(Duration::from_micros(ended - began));
+        // Who reads at the end isn't counted.
+        if let Some(count) = self.answered.get(self.who as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         let outcome = match answer {
             Some(Ok(reply)) => {
                 self.acked.fetch_add(u64::from(!txn.is_read_only()), Ordering::Relaxed);
@@ -166,6 +171,7 @@ pub struct Running {
     began: Instant,
     stop: Arc<AtomicBool>,
     acked: Arc<AtomicU64>,
+    answered: Arc<[AtomicU64]>,
     thread: Option<JoinHandle<Seen>>,
 }
 
@@ -182,9 +188,11 @@ impl Running {
     {
         let (stop, began) = (Arc::new(AtomicBool::new(false)), Instant::now());
         let acked = Arc::new(AtomicU64::new(0));
-        let all = All { endpoints, clients, keys, began, stop: stop.clone(), acked: acked.clone() };
+        let answered: Arc<[AtomicU64]> = (0..clients).map(|_| AtomicU64::new(0)).collect();
+        let (told, counted) = (acked.clone(), answered.clone());
+        let all = All { endpoints, keys, began, stop: stop.clone(), acked: told, answered: counted };
         let thread = std::thread::spawn(move || all.run(work));
-        Running { began, stop, acked, thread: Some(thread) }
+        Running { began, stop, acked, answered, thread: Some(thread) }
     }
 
     /// In µs since the clients began: the time of their operations.
@@ -198,6 +206,11 @@ impl Running {
     /// Operations so far that may have changed something, and were answered.
     pub fn acked(&self) -> u64 {
         self.acked.load(Ordering::Relaxed)
+    }
+
+    /// Operations so far that came to an end, of each client.
+    pub fn answered(&self) -> Vec<u64> {
+        self.answered.iter().map(|count| count.load(Ordering::Relaxed)).collect()
     }
 
     /// Ends the work, and reads the keys.
@@ -220,11 +233,11 @@ impl Drop for Running {
 /// What the clients have in common.
 struct All {
     endpoints: Vec<String>,
-    clients: u64,
     keys: Vec<Vec<u8>>,
     began: Instant,
     stop: Arc<AtomicBool>,
     acked: Arc<AtomicU64>,
+    answered: Arc<[AtomicU64]>,
 }
 
 impl All {
@@ -235,7 +248,7 @@ impl All {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         runtime.expect("a runtime can be made").block_on(async {
             let mut tasks = Vec::new();
-            for who in 0..self.clients {
+            for who in 0..self.answered.len() as u64 {
                 tasks.push(tokio::spawn(work(self.worker(who).await)));
             }
             let mut all = Seen::default();
@@ -256,12 +269,13 @@ impl All {
             began: self.began,
             stop: self.stop.clone(),
             acked: self.acked.clone(),
+            answered: self.answered.clone(),
             seen: Seen::default(),
         }
     }
 
     async fn read(&self) -> Seen {
-        let mut reader = self.worker(self.clients).await;
+        let mut reader = self.worker(self.answered.len() as u64).await;
         for key in &self.keys {
             let invoked = reader.now();
             let found = reader.client.get(key, Consistency::Linearizable).await.expect("keys can be read");

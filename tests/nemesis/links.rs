@@ -46,14 +46,18 @@ pub(crate) fn gap(seen: &Seen, from: u64, to: u64) -> Duration {
     Duration::from_micros(times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0))
 }
 
-/// How long an operation took at most, counted from this moment if it began before it.
-pub(crate) fn longest_after(seen: &Seen, healed: u64) -> Duration {
-    let waits = seen.history.operations.iter().filter(|operation| {
-        let under_way = operation.invoked < healed + 2_000_000 && operation.returned > healed;
-        under_way && matches!(operation.outcome, Outcome::Replied(_))
-    });
-    let longest = waits.map(|operation| operation.returned - operation.invoked.max(healed)).max();
-    Duration::from_micros(longest.unwrap_or(0))
+/// Waits until each client has two more answers: what it waited for at this moment, and what it asked after it.
+pub(crate) fn await_everybody(running: &Running, what: &str) {
+    let before = running.answered();
+    let all = || running.answered().iter().zip(&before).all(|(now, before)| *now >= before + 2);
+    until(what, SOON, || all().then_some(()));
+}
+
+/// How long an operation took at most, of what lies between two moments, both in µs: a heal and the next fault.
+pub(crate) fn longest_within(seen: &Seen, healed: u64, spoilt: u64) -> Duration {
+    let within = |at: u64| at.clamp(healed, spoilt);
+    let waits = seen.history.operations.iter().map(|it| within(it.returned) - within(it.invoked));
+    Duration::from_micros(waits.max().unwrap_or(0))
 }
 
 /// Who hears whom; a side with fewer than a quorum may acknowledge nothing.
@@ -97,7 +101,7 @@ fn partitions_that_flip_lose_nothing_and_no_minority_acknowledges() {
     let mut random = SmallRng::seed_from_u64(dose("LINKS_SEED", 1));
     let running = work(&nodes);
     let seconds = dose("LINKS_SECONDS", 0);
-    let (began, mut turn, mut healed, mut probes) = (Instant::now(), 0, Vec::new(), 0);
+    let (began, mut turn, mut whole, mut probes) = (Instant::now(), 0, Vec::new(), 0);
     const KINDS: [&str; 5] = ["one", "leader", "majority", "thirds", "random"];
     while turn < KINDS.len() || began.elapsed().as_secs() < seconds {
         let sides = sides(KINDS[turn % 5], nodes.await_leader(1), &mut random);
@@ -119,15 +123,17 @@ fn partitions_that_flip_lose_nothing_and_no_minority_acknowledges() {
         }
         nodes.lose(0);
         nodes.links().heal();
-        healed.push(running.now());
+        let healed = running.now();
         if turn % 2 == 0 {
             nodes.links().reset();
         }
         await_writes(&running, 30, "writes after the heal");
+        await_everybody(&running, "an answer for each client after the heal");
+        whole.push((healed, running.now()));
         turn += 1;
     }
     let seen = running.finish();
-    let longest = healed.iter().map(|at| longest_after(&seen, *at)).max().unwrap();
+    let longest = whole.iter().map(|(from, to)| longest_within(&seen, *from, *to)).max().unwrap();
     println!(
         "{turn} partitions, {probes} nodes probed; longest wait after a heal {longest:?}; {}",
         seen.summary()
@@ -219,8 +225,10 @@ fn slow_lossy_and_broken_links_lose_nothing() {
     nodes.links().heal();
     let healed = running.now();
     await_writes(&running, 50, "writes after the heal");
+    await_everybody(&running, "an answer for each client after the heal");
+    let whole = running.now();
     let seen = running.finish();
-    let longest = longest_after(&seen, healed);
+    let longest = longest_within(&seen, healed, whole);
     println!("{through} pieces over bad links, longest wait after the heal {longest:?}; {}", seen.summary());
     assert!(through > 100, "a fault where nothing goes proves nothing");
     seen.assert_right();

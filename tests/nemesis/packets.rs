@@ -12,7 +12,7 @@ use tests::nodes::{Nodes, Plan, SOON, bound, until};
 use tests::root::{run, skipped};
 use tests::work::Running;
 
-use crate::links::{gap, longest_after};
+use crate::links::{await_everybody, gap, longest_within};
 
 const NODES: u32 = 3;
 
@@ -170,8 +170,10 @@ fn lost_doubled_and_late_packets_and_pulled_cables_lose_nothing() {
     await_writes(&running, 20, "writes over bad cables");
     let sent_again = net.sent_again();
     net.repair();
-    let mut healed = vec![running.now()];
+    let healed = running.now();
     await_writes(&running, 20, "writes over good cables");
+    await_everybody(&running, "an answer for each client over good cables");
+    let mut whole = vec![(healed, running.now())];
 
     let mut times = Vec::new();
     for what in ["leader", "another one", "all"] {
@@ -189,11 +191,13 @@ fn lost_doubled_and_late_packets_and_pulled_cables_lose_nothing() {
             times.push((what, began, running.now()));
         }
         cut.iter().for_each(|id| net.plug(*id));
-        healed.push(running.now());
+        let healed = running.now();
         await_writes(&running, 20, "writes with all cables");
+        await_everybody(&running, "an answer for each client with all cables");
+        whole.push((healed, running.now()));
     }
     let seen = running.finish();
-    let waits: Vec<_> = healed.iter().map(|at| longest_after(&seen, *at)).collect();
+    let waits: Vec<_> = whole.iter().map(|(from, to)| longest_within(&seen, *from, *to)).collect();
     let gaps: Vec<_> = times.iter().map(|(what, from, to)| (what, gap(&seen, *from, *to))).collect();
     println!(
         "{how} for {lasting:?}: {sent_again} segments sent again; no writes when a cable was pulled: {gaps:?}"
