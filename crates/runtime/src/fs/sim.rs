@@ -104,7 +104,8 @@ impl SimFs {
         self.shared.disk.lock().syncs
     }
 
-    /// The nth sync of a file from now on (1 is the next one) fails with EIO, once; what it covered is lost or not.
+    /// The nth sync of a file from now on (1 is the next one) fails with EIO, once. What it covered can be read until a
+    /// crash, which loses it or not, and no later sync covers it: so do kernels that take it for written then.
     pub fn fail_sync(&self, nth: u64) {
         let mut disk = self.shared.disk.lock();
         disk.sync_fails_at = Some(disk.syncs + nth);
@@ -270,6 +271,7 @@ impl FsFile for SimFile {
         }
         disk.syncs += 1;
         if disk.sync_fails_at == Some(disk.syncs) {
+            disk.files.entry(self.file).or_default().fail_sync();
             return Err(io::Error::other("injected EIO"));
         }
         disk.files.entry(self.file).or_default().sync();

@@ -11,15 +11,15 @@ use std::sync::atomic::Ordering;
 use parking_lot::MutexGuard;
 use tokio::time::Instant;
 
-use crate::fs::{FsFile, SECTOR_BYTES, is_full, is_scarce};
+use crate::fs::{is_full, is_scarce};
 
 use super::error::FatalError;
 use super::queue::{Chore, Spare};
-use super::sector::is_unwritten;
-use super::segment::{self, FirstSector, SEGMENT_HEADER_BYTES, SegmentFile, SpareHeader};
+use super::segment::{self, SegmentFile, SpareHeader};
 use super::shared::Shared;
+use super::spare;
 
-/// Old spares are read, and segments that become spares are cleared, in pieces of this size.
+/// Segments that become spares are cleared in pieces of this size.
 const PIECE_BYTES: usize = 1 << 20;
 
 impl Shared {
@@ -113,10 +113,12 @@ impl Shared {
     /// Takes over a spare of an earlier life if it is as it was made; else removes it and those after it.
     fn adopt(&self, number: u64, bytes: u64) -> io::Result<()> {
         let file = self.patiently(|| self.fs.open(&segment::path(&self.dir, number)))?;
-        let has_size = bytes == self.options.segment_bytes;
-        let before = if has_size { life_before(&*file, number, bytes)? } else { None };
-        let Some(recycled_from) = before else {
-            return self.remove_old_spares(number, bytes);
+        let is_meant = |header: &SpareHeader| bytes == self.options.segment_bytes && header.number == number;
+        let recycled_from = match spare::header(&*file, number)?.filter(is_meant) {
+            Some(header) if !spare::any_written(&*file, header.recycled_from, |_| true)? => {
+                header.recycled_from
+            }
+            _ => return self.remove_old_spares(number, bytes),
         };
         file.sync_data()?;
         self.sync_names()?;
@@ -194,29 +196,6 @@ impl Shared {
         self.refresh_full(&queue);
         self.work.notify_one();
     }
-}
-
-/// The salt of the segment that a spare was, 0 if none; `None` if it isn't as it was made: every sector is to be blank or
-/// of that segment.
-fn life_before(file: &dyn FsFile, number: u64, bytes: u64) -> io::Result<Option<u64>> {
-    let mut first = [0; SEGMENT_HEADER_BYTES];
-    file.read_at(&mut first, 0)?;
-    let before = match FirstSector::decode(&first) {
-        Ok(FirstSector::Blank) => 0,
-        Ok(FirstSector::Spare(spare)) if spare.number == number => spare.recycled_from,
-        _ => return Ok(None),
-    };
-    let mut piece = vec![0; PIECE_BYTES];
-    let mut offset = SEGMENT_HEADER_BYTES as u64;
-    while offset < bytes {
-        let read = file.read_at(&mut piece, offset)?;
-        let mut sectors = (offset..).step_by(SECTOR_BYTES).zip(piece[..read].chunks(SECTOR_BYTES));
-        if read == 0 || !sectors.all(|(at, sector)| is_unwritten(sector, before, at)) {
-            return Ok(None);
-        }
-        offset += read as u64;
-    }
-    Ok(Some(before))
 }
 
 impl Chore {

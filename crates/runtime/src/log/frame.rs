@@ -63,7 +63,8 @@ impl Header {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Option<Header> {
+    /// What the first bytes of a frame say, whether or not a check holds.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Header> {
         let bytes = bytes.get(..HEADER_BYTES).filter(|bytes| bytes[..4] == MAGIC)?;
         let kind = match bytes[4] {
             1 => Kind::Data,

@@ -20,6 +20,7 @@ mod recovery;
 mod sector;
 mod segment;
 mod shared;
+mod spare;
 mod trim;
 mod writer;
 

@@ -128,6 +128,11 @@ impl Frame {
     }
 }
 
+/// Bytes of a segment that is made larger for a frame that ends there: with room for a mark.
+pub(super) fn enlarged(end: u64) -> u64 {
+    end + SECTOR_BYTES as u64
+}
+
 /// A buffer with room for a frame's header.
 pub(super) fn empty_buffer() -> Vec<u8> {
     vec![0; HEADER_BYTES]
@@ -192,6 +197,9 @@ impl Queue {
         let buffer = self.free.pop().unwrap_or_else(empty_buffer);
         let next = Frame::new(self.open.number + 1, self.open.first_live, buffer);
         self.placed_end += on_disk(self.open.buffer.len()) as u64;
+        if self.placed_end > self.capacity {
+            self.capacity = enlarged(self.placed_end);
+        }
         self.mark_wanted = false;
         std::mem::replace(&mut self.open, next)
     }
@@ -244,12 +252,15 @@ impl Queue {
         (self.open.urgent || !self.sealed.is_empty()) && !is_full
     }
 
-    /// A mark needs a segment of this life, which begins with State records.
+    /// A mark needs room that is there already, or a full disk would hold up all that comes after it; without, the next frame
+    /// does for one. Before the first segment of this life, which begins with State records, there is none.
     fn can_mark(&self) -> bool {
-        self.capacity > 0 && (self.unmarked_since.is_some() || self.mark_wanted)
+        let has_room = self.placed_end + on_disk(self.open.buffer.len()) as u64 <= self.capacity;
+        has_room && (self.unmarked_since.is_some() || self.mark_wanted)
     }
 
-    pub(super) fn recycle(&mut self, mut buffer: Vec<u8>) {
+    /// Keeps a buffer for a later frame.
+    pub(super) fn keep(&mut self, mut buffer: Vec<u8>) {
         if self.free.len() < FREE_BUFFERS && buffer.capacity() <= FREE_BUFFER_BYTES {
             buffer.truncate(HEADER_BYTES);
             self.free.push(buffer);

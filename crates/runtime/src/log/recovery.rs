@@ -4,7 +4,8 @@
 //! the newest segment is a tear if none of its sectors is damaged and no later frame was begun: frame n+2 is written only
 //! once n+1 is durable. Any other bad frame is corruption. Older segments must be whole up to the end that their successor
 //! names, since the successor began after it was durable.
-//! Nothing is changed here but that what was found is synced: it may have been in the kernel's memory only.
+//! Nothing is changed here, but the last frame, which may be in the kernel's memory only, is written again as it is and synced:
+//! a sync alone says nothing if one has failed in the life before.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,7 +13,7 @@ use std::path::Path;
 
 use paxos::mutants::{self, Mutant};
 
-use crate::fs::{Fs, FsFile, SECTOR_BYTES};
+use crate::fs::{Fs, SECTOR_BYTES};
 
 use super::error::{LogError, Reason};
 use super::frame::{HEADER_BYTES, Header};
@@ -20,6 +21,7 @@ use super::options::{FrameNo, LogOptions, Recovery, SegmentNo, TornTail};
 use super::record::{Record, Records};
 use super::sector::{self, Place, Salts, is_unwritten};
 use super::segment::{self, FirstSector, Predecessor, SEGMENT_HEADER_BYTES, SegmentFile, SegmentHeader};
+use super::spare;
 use super::trim::Segments;
 
 /// What the rest of the log goes on from.
@@ -58,6 +60,8 @@ struct End {
     offset: u64,
     frame: u64,
     torn: bool,
+    /// Where the last frame begins.
+    last: u64,
 }
 
 type OnRecord<'a> = &'a mut dyn FnMut(FrameNo, Record<'_>);
@@ -89,12 +93,18 @@ pub(super) fn recover(
         let successor = live.get(at + 1).map(|next| next.header.predecessor);
         let end = scan.segment(&used.header, successor)?;
         let (number, salt) = (used.number, used.header.salt);
+        if successor.is_none() {
+            scan.write_again(number, &end)?;
+        }
         predecessor = Predecessor { number, end: end.offset, last_frame: end.frame, salt };
         files.push(SegmentFile { number, salt, end: end.offset, length: used.length });
         if end.torn {
             let (segment, frame) = (SegmentNo(number), FrameNo(end.frame + 1));
             scan.recovery.torn_tail = Some(TornTail { segment, offset: end.offset, frame });
         }
+    }
+    if let Some((spare, _)) = spares.first() {
+        check_spare(fs, dir, *spare, predecessor.last_frame)?;
     }
     let Scan { mut recovery, mut segments, first_live, .. } = scan;
     let oldest = files.first().map(|oldest| oldest.number.saturating_sub(1));
@@ -171,6 +181,22 @@ fn look_at(fs: &dyn Fs, dir: &Path, number: u64) -> Result<(u64, FirstSector), L
     Ok((length, first))
 }
 
+/// The file behind the newest segment, of which only the first sectors were looked at. If more of it was written, it may be a
+/// segment that has lost its beginning. A spare that is damaged holds older frames at most.
+fn check_spare(fs: &dyn Fs, dir: &Path, number: u64, last_frame: u64) -> Result<(), LogError> {
+    let path = segment::path(dir, number);
+    let is_newer = |sector: &[u8]| Header::decode(sector).is_some_and(|header| header.number > last_frame);
+    let found = fs.open(&path).and_then(|file| {
+        let recycled_from = spare::header(&*file, number)?.map_or(0, |header| header.recycled_from);
+        spare::any_written(&*file, recycled_from, is_newer)
+    });
+    match found {
+        Ok(true) => Err(corrupt(number, 0, Reason::BlankHeader)),
+        Ok(false) => Ok(()),
+        Err(source) => Err(LogError::Io { path, source }),
+    }
+}
+
 fn check_chain(live: &[Used], owner: u64) -> Result<(), LogError> {
     let foreign = |segment, reason| Err(LogError::Foreign { segment, reason });
     for used in live {
@@ -216,8 +242,12 @@ impl Scan<'_> {
         self.segments.roll(header.number);
         self.load(header.number, successor)?;
         let bytes = std::mem::take(&mut self.buffer);
-        let mut end =
-            End { offset: SEGMENT_HEADER_BYTES as u64, frame: header.predecessor.last_frame, torn: false };
+        let mut end = End {
+            offset: SEGMENT_HEADER_BYTES as u64,
+            frame: header.predecessor.last_frame,
+            torn: false,
+            last: 0,
+        };
         let last = loop {
             match self.frame(header.salts(), &bytes, &mut end) {
                 Ok(true) => {}
@@ -247,7 +277,7 @@ impl Scan<'_> {
             let length = match successor {
                 // A file that is shorter than that has lost frames, which the scan will notice.
                 Some(named) => named.end.min(file.length()?),
-                None => self.load_newest(&*file)?,
+                None => file.length()?,
             };
             let length = usize::try_from(length).map_err(io::Error::other)?;
             self.buffer.clear();
@@ -259,11 +289,19 @@ impl Scan<'_> {
         read().map_err(|source| LogError::Io { path, source })
     }
 
-    /// What the newest segment holds may not be on the disk yet, if only the process died.
-    fn load_newest(&self, file: &dyn FsFile) -> io::Result<u64> {
-        file.sync_data()?;
-        self.fs.sync_dir(self.dir)?;
-        file.length()
+    /// Makes the header and the last frame of the newest segment durable, which was loaded last; what is before them is, since a
+    /// frame is begun only after that. If only the process died they may not be on the disk yet, and if a sync had failed
+    /// the next one covers them only if they are written again: with equal bytes, so that it doesn't matter when the power goes.
+    fn write_again(&self, number: u64, end: &End) -> Result<(), LogError> {
+        let path = segment::path(self.dir, number);
+        let write = || -> io::Result<()> {
+            let file = self.fs.open(&path)?;
+            file.write_at(&self.buffer[..SEGMENT_HEADER_BYTES], 0)?;
+            file.write_at(&self.buffer[end.last as usize..end.offset as usize], end.last)?;
+            file.sync_data()?;
+            self.fs.sync_dir(self.dir)
+        };
+        write().map_err(|source| LogError::Io { path, source })
     }
 
     /// Takes the frame at `end`; false if none is there.
@@ -297,6 +335,7 @@ impl Scan<'_> {
         }
         self.recovery.frames += 1;
         self.first_live = self.first_live.max(header.first_live);
+        end.last = end.offset;
         end.offset += header.frame_bytes() as u64;
         end.frame = header.number;
         Ok(true)

@@ -22,8 +22,9 @@ use super::queue::{Chore, Job, Queue};
 use super::segment::SegmentFile;
 use super::writer::WriteError;
 
-/// A segment that was left is cut to its frames if this part of a segment, or more, is unused.
-const WASTE_PART: u64 = 8;
+/// A segment that was left is cut to its frames if this part of a segment, or more, is unused. Frames gather up to a quarter
+/// of a segment, so that no load that goes on leaves as much.
+const WASTE_PART: u64 = 3;
 
 /// The frame that covers what is committed after a failure.
 const NEVER: u64 = u64::MAX;
@@ -63,8 +64,6 @@ pub(super) enum Performed {
 pub(super) struct Written {
     job: Job,
     end: u64,
-    /// Of the frame, before it was sealed.
-    payload_bytes: u64,
 }
 
 impl Shared {
@@ -106,7 +105,6 @@ impl Shared {
 
     /// Writes a frame; what came of it, if that didn't do.
     pub(super) fn write(&self, mut job: Job) -> Result<Written, Performed> {
-        let payload_bytes = job.frame.payload_bytes() as u64;
         let rolled = match job.spare.take() {
             Some(spare) => {
                 let (left, salt) = (job.writer.newest(), self.salt(spare.number));
@@ -115,7 +113,7 @@ impl Shared {
             None => Ok(()),
         };
         match rolled.and_then(|()| job.writer.write(&mut job.frame, job.kind)) {
-            Ok(end) => Ok(Written { job, end, payload_bytes }),
+            Ok(end) => Ok(Written { job, end }),
             Err(WriteError::Full) => Err(self.give_back(job)),
             Err(WriteError::Fatal(error)) => Err(self.fail(error)),
         }
@@ -123,9 +121,9 @@ impl Shared {
 
     /// Makes a written frame durable, and says so.
     pub(super) fn sync(&self, written: Written) -> Performed {
-        let Written { mut job, end, payload_bytes } = written;
+        let Written { mut job, end } = written;
         match job.writer.sync(&job.frame, end) {
-            Ok(()) => self.publish(job, payload_bytes),
+            Ok(()) => self.publish(job),
             Err(error) => self.fail(error),
         }
     }
@@ -139,7 +137,7 @@ impl Shared {
         salt.max(1)
     }
 
-    fn publish(&self, job: Job, payload_bytes: u64) -> Performed {
+    fn publish(&self, job: Job) -> Performed {
         let Job { writer, frame, kind, .. } = job;
         let mut queue = self.queue.lock();
         if queue.failed {
@@ -147,7 +145,7 @@ impl Shared {
         }
         let previous = self.durable.swap(frame.number, Ordering::Release);
         assert_eq!(previous + 1, frame.number, "P0: frames become durable in order");
-        self.unsynced_bytes.fetch_sub(payload_bytes, Ordering::Relaxed);
+        self.unsynced_bytes.fetch_sub(frame.payload_bytes() as u64, Ordering::Relaxed);
         self.published.notify_all();
         queue.unmarked_since = (kind == Kind::Data).then(Instant::now);
         queue.stalled_until = None;
@@ -157,7 +155,7 @@ impl Shared {
         self.disk_bytes.fetch_add(newest.length - old_length, Ordering::Relaxed);
         queue.drop_below(frame.first_live);
         queue.writer = Some(writer);
-        queue.recycle(frame.buffer);
+        queue.keep(frame.buffer);
         self.refresh_full(&queue);
         if queue.lacks_spares() || !queue.chores.is_empty() || !queue.unneeded.is_empty() {
             self.chores.notify_one();
@@ -182,8 +180,8 @@ impl Shared {
 
     fn give_back(&self, mut job: Job) -> Performed {
         let mut queue = self.queue.lock();
-        // If it was to begin a segment, it has.
-        job.frame.rolls = false;
+        // If it was to begin a segment, it has; and it is no mark.
+        job.frame.urgent |= std::mem::take(&mut job.frame.rolls);
         queue.sealed.push_front(job.frame);
         queue.writer = Some(job.writer);
         queue.stalled_until = Some(Instant::now() + self.options.retry);

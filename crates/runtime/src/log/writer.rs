@@ -11,7 +11,7 @@ use crate::fs::{FsFile, is_full};
 
 use super::error::FatalError;
 use super::frame::{self, Kind};
-use super::queue::{Frame, Spare};
+use super::queue::{Frame, Spare, enlarged};
 use super::sector::{Place, STREAM_BYTES, on_disk};
 use super::segment::{self, Predecessor, SEGMENT_HEADER_BYTES, SegmentFile, SegmentHeader};
 
@@ -92,8 +92,8 @@ impl Writer {
             return Err(self.fatal("writing", io::Error::other("no segment was begun")));
         };
         if end > self.length {
-            match file.preallocate(end) {
-                Ok(()) => self.length = end,
+            match file.preallocate(enlarged(end)) {
+                Ok(()) => self.length = enlarged(end),
                 Err(error) if is_full(&error) => return Err(WriteError::Full),
                 Err(error) => return Err(self.fatal("enlarging", error)),
             }

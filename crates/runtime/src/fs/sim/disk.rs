@@ -43,6 +43,8 @@ pub(super) struct FileData {
     pub(super) durable: Vec<u8>,
     /// Sectors that may differ from `durable`.
     pub(super) dirty: BTreeSet<usize>,
+    /// Sectors that may differ, and that no sync covers any more, since one failed: only writing them again helps.
+    pub(super) forgotten: BTreeSet<usize>,
     /// Whether the file was cut since the last sync.
     pub(super) cut: bool,
 }
@@ -211,9 +213,15 @@ impl FileData {
         }
     }
 
+    /// A sync that failed: the kernel takes what it was to cover for written.
+    pub(super) fn fail_sync(&mut self) {
+        self.forgotten.append(&mut self.dirty);
+    }
+
     pub(super) fn sync(&mut self) {
         self.durable.resize(self.bytes.len(), 0);
         for sector in std::mem::take(&mut self.dirty) {
+            self.forgotten.remove(&sector);
             let start = (sector * SECTOR_BYTES).min(self.bytes.len());
             let end = (start + SECTOR_BYTES).min(self.bytes.len());
             self.durable[start..end].copy_from_slice(&self.bytes[start..end]);
@@ -227,6 +235,7 @@ impl FileData {
         if resized && rng.random_bool(survival) {
             kept.resize(self.bytes.len(), 0);
         }
+        self.dirty.append(&mut self.forgotten);
         for sector in std::mem::take(&mut self.dirty) {
             let start = sector * SECTOR_BYTES;
             let end = (start + SECTOR_BYTES).min(kept.len()).min(self.bytes.len());

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::fs::sim::Loss;
+use crate::log::segment::SpareHeader;
 
 /// The frames of a segment: offset and length of each.
 fn frames_of(fs: &SimFs, number: u64) -> Vec<(usize, usize)> {
@@ -78,6 +79,39 @@ fn a_bit_flipped_in_the_last_synced_frame_is_no_tear_even_without_a_mark() {
         let fs = fs.fork(0);
         fs.flip_bit(&segment(1), at, 3);
         assert!(matches!(refused(&fs).1, Reason::FrameHeader | Reason::Frame), "byte {at}");
+    }
+}
+
+/// The usual unit of what a disk loses: the first block of the newest segment, or that one's whole beginning.
+#[test]
+fn a_newest_segment_that_lost_its_beginning_is_no_spare() {
+    let fs = SimFs::new(4);
+    let mut log = open(&fs).log;
+    let is_filled = |newest: (u64, bool)| newest.1 && frames_of(&fs, newest.0).len() > 9;
+    let mut slots = 0..300;
+    while !newest(&fs).is_some_and(is_filled) {
+        let slot = slots.next().unwrap();
+        put(&mut log, &vote(slot, 300));
+        if slot % 40 == 39 {
+            log.release(GROUP, LIFE, Slot(slot - 30));
+        }
+    }
+    drop(log);
+    let newest = newest(&fs).unwrap();
+    let FirstSector::Segment(header) = first_sector(&fs.contents(&segment(newest.0))) else { panic!() };
+    let before = SpareHeader { number: newest.0, recycled_from: header.recycled_from };
+    for bytes in [1024, 4096] {
+        // Zeros, or what was there before the segment was begun.
+        for is_blank in [true, false] {
+            let fs = fs.fork(0);
+            fs.edit(&segment(newest.0), |contents| {
+                contents[..bytes].fill(0);
+                if !is_blank {
+                    contents[..SECTOR_BYTES].copy_from_slice(&before.encode());
+                }
+            });
+            assert_eq!(refused(&fs), (newest.0, Reason::BlankHeader));
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::fs::sim::Loss;
 
 #[test]
 fn a_failed_sync_is_fatal_wherever_it_comes() {
-    let mut fired = 0;
+    let (mut fired, mut more) = (0, 0);
     for nth in 1..200 {
         let fs = SimFs::new(6);
         let mut opened = open(&fs);
@@ -37,11 +37,16 @@ fn a_failed_sync_is_fatal_wherever_it_comes() {
         assert!(log.commit(states) > durable, "it never covers what comes later");
         assert!(!log.work() && !log.mark());
         assert_eq!(log.durable(), durable);
-        let fs = fs.crash(Loss::Random);
-        let found = votes(&open(&fs).records);
+        let lost = fs.fork(nth).crash(Loss::Random);
+        let found = votes(&open(&lost).records);
         assert!(found.last().map_or(0, |last| last.slot.unwrap().0 + 1) >= acknowledged);
+        // Only the process dies. What the next one reads it may act on, so the power takes none of it any more.
+        let fs = fs.crash(Loss::Nothing);
+        let read = votes(&open(&fs).records);
+        more += u64::from(read.last().is_some_and(|last| last.slot.unwrap().0 + 1 > acknowledged));
+        assert_eq!(votes(&open(&fs.crash(Loss::All)).records).last(), read.last());
     }
-    assert!(fired > 50, "{fired}");
+    assert!(fired > 50 && more > 20, "{fired}, {more}");
 }
 
 #[test]
@@ -64,6 +69,37 @@ fn a_full_disk_is_reported_while_spares_are_left_and_ends_by_itself() {
     assert!(log.mark());
     put(&mut log, &state("more"));
     assert!(!log.disk_full(), "the segments that went made room for a spare");
+}
+
+/// A log without a byte of room, whose newest segment is full up to its end: with a mark, or by a frame larger than it.
+fn full_to_the_end(by_a_mark: bool) -> (SimFs, Log) {
+    let fs = SimFs::new(6);
+    let mut log = open(&fs).log;
+    // The first segment is smaller.
+    put(&mut log, &vote(0, 6500));
+    put(&mut log, &vote(1, if by_a_mark { 6870 } else { 30_000 }));
+    assert_eq!(log.segments.newest(), 2);
+    assert!(log.mark());
+    let (at, bytes) = *frames(&fs.contents(&segment(2))).last().unwrap();
+    assert_eq!(at + bytes, fs.contents(&segment(2)).len());
+    fs.set_capacity(Some(fs.used_bytes()));
+    (fs, log)
+}
+
+#[test]
+fn a_mark_without_room_holds_up_nothing() {
+    for by_a_mark in [true, false] {
+        let (fs, mut log) = full_to_the_end(by_a_mark);
+        log.release(GROUP, LIFE, Slot(1));
+        assert!(!log.mark(), "there is no room for one more");
+        // Promises go on into the spares, and say what a mark would have said.
+        put(&mut log, &state("a promise"));
+        assert!(
+            !fs.paths().contains(&segment(1))
+                || first_sector(&fs.contents(&segment(1))) == FirstSector::Blank
+        );
+        assert!(!log.has_failed());
+    }
 }
 
 #[test]
