@@ -41,7 +41,7 @@ fn is_test(functions: &[(&str, &str)], span: &str) -> bool {
         Some((begin, end)) => function.starts_with(begin) && function.ends_with(end),
         None => function == name,
     };
-    functions.iter().any(|(path, function)| fits(function) && parts(path).ends_with(&modules))
+    functions.iter().any(|&(path, function)| fits(function) && parts(path).ends_with(&modules))
 }
 
 /// The modules that a file's path names.
