@@ -1,5 +1,5 @@
-//! What only root can have: file systems of a few megabytes, and ones that stand still. A test that can't have them says so
-//! and passes. Whatever way a test ends, they are removed.
+//! What only root can have: file systems of a few megabytes, and ones that stand still. A test that needs them is ignored until
+//! it is asked for, and fails where it can't have them. Whatever way a test ends, they are removed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,11 +16,6 @@ pub fn run(words: &[&str]) -> Result<String, String> {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(format!("{}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
-}
-
-/// Says that a test was left out, and why.
-pub fn skipped(test: &str, why: &str) {
-    eprintln!("SKIPPED {test}: {why}");
 }
 
 /// A small file system. It goes when this is dropped.

@@ -10,6 +10,7 @@ use kvserver::txn::{Txn, TxnOp, TxnReply, TxnResult};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use scripted::history::{History, Operation, Outcome, alone, judge};
+use testcluster::outcome_of;
 
 /// An operation that takes longer is an error.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
@@ -151,14 +152,11 @@ impl Worker {
     }
 
     fn failed(&mut self, after: u64, error: &Error) -> Outcome {
-        if let ErrorKind::TxnFailed { op, error } = error.kind {
-            return Outcome::Failed { op, error };
+        if !matches!(error.kind, ErrorKind::TxnFailed { .. }) {
+            let said = format!("client {} after {after} us: {error} ({})", self.who, error.outcome);
+            self.seen.errors.push(said);
         }
-        self.seen.errors.push(format!("client {} after {after} us: {error} ({})", self.who, error.outcome));
-        match error.outcome {
-            client::Outcome::NotExecuted => Outcome::NotExecuted,
-            client::Outcome::Unknown | client::Outcome::Executed => Outcome::Unknown,
-        }
+        outcome_of(error)
     }
 }
 

@@ -8,6 +8,7 @@ use paxos::limits::Limits;
 use paxos::message::Message;
 use paxos::quorum::Voters;
 use paxos::replica::Config;
+use paxos::trace;
 
 use crate::sabotage::Sabotage;
 
@@ -89,22 +90,8 @@ impl Bounds {
     }
 }
 
-/// The first word of a message's trace line.
+/// The word that a message's trace line begins with; a canvass that is answered with no is a kind of its own.
 pub fn kind(message: &Message<u8>) -> &'static str {
-    match message {
-        Message::Canvass { .. } => "Canvass",
-        Message::Canvassed { granted: true, .. } => "Canvassed",
-        Message::Canvassed { granted: false, .. } => "CanvassedNo",
-        Message::Prepare { .. } => "Prepare",
-        Message::Promise { .. } => "Promise",
-        Message::Accept { .. } => "Accept",
-        Message::Accepted { .. } => "Accepted",
-        Message::Preempted { .. } => "Preempted",
-        Message::AlreadyChosen { .. } => "AlreadyChosen",
-        Message::Heartbeat { .. } => "Heartbeat",
-        Message::HeartbeatAck { .. } => "HeartbeatAck",
-        Message::CatchUp { .. } => "CatchUp",
-        Message::Caught { .. } => "Caught",
-        Message::Transfer { .. } => "Transfer",
-    }
+    let is_no = matches!(message, Message::Canvassed { granted: false, .. });
+    if is_no { "CanvassedNo" } else { trace::kind(message) }
 }

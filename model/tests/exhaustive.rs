@@ -1,4 +1,5 @@
-//! Exhausts small versions of the models, so that `cargo test` does; `model check all` exhausts the full ones.
+//! Exhausts small versions of models of replicas, so that `cargo test` does; `model check all` exhausts the full ones, and is the
+//! only one to exhaust `leader-change`, `recovery-learning` and `snapshot`.
 //!
 //! The exact numbers of states are asserted: a change of what the replica can do shows here first.
 

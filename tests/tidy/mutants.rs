@@ -5,7 +5,7 @@ use super::{Tree, assert_none, the_tree};
 
 const FEATURE: &str = "mutants";
 const FLAG: &str = "--features";
-const LIST: &str = "crates/paxos/src/mutants.rs";
+pub(super) const LIST: &str = "crates/paxos/src/mutants.rs";
 /// The one place that makes a build with bugs: for the command lines that ask for one by name.
 const MAKER: &str = "crates/scripted/src/mutants.rs";
 

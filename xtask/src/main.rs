@@ -51,6 +51,7 @@ fn check() -> Result<(), u8> {
     // Alone, so that what the rest of the workspace switches on can't hide an impure dependency.
     cargo(&["check", "-p", "paxos"])?;
     cargo(&["check", "-p", "kvserver", "--no-default-features"])?;
+    cargo(&["check", "-p", "scripted"])?;
     cargo(&["test", "--workspace"])
 }
 

@@ -21,7 +21,7 @@ macro_rules! seeded {
             /// All of them, by number; the canary is the last.
             pub const ALL: &'static [Mutant] = &[$(Mutant::$variant),*];
 
-            /// Its number in the list of bugs that the suite must catch; 0 is the canary's. Two may be variants of one.
+            /// Its number in `docs/mutants.md`; 0 is the canary's. Two may be variants of one.
             pub const fn number(self) -> u8 {
                 match self { $(Mutant::$variant => $number),* }
             }

@@ -51,6 +51,25 @@ pub fn message<C: Command>(message: &Message<C>) -> String {
     }
 }
 
+/// The word that a message begins with.
+pub fn kind<C>(message: &Message<C>) -> &'static str {
+    match message {
+        Message::Canvass { .. } => "Canvass",
+        Message::Canvassed { .. } => "Canvassed",
+        Message::Prepare { .. } => "Prepare",
+        Message::Promise { .. } => "Promise",
+        Message::Accept { .. } => "Accept",
+        Message::Accepted { .. } => "Accepted",
+        Message::Preempted { .. } => "Preempted",
+        Message::AlreadyChosen { .. } => "AlreadyChosen",
+        Message::Heartbeat { .. } => "Heartbeat",
+        Message::HeartbeatAck { .. } => "HeartbeatAck",
+        Message::CatchUp { .. } => "CatchUp",
+        Message::Caught { .. } => "Caught",
+        Message::Transfer { .. } => "Transfer",
+    }
+}
+
 fn known_word<C: Command>(known: &Known<C>) -> String {
     match known {
         Known::Accepted(ballot, entry) => format!("{ballot}={}", entry.summary()),

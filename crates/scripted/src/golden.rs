@@ -6,10 +6,71 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use paxos::invariants::Violation;
+
+/// Why a command of a script didn't go through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// A property doesn't hold.
+    Broken(String),
+    /// The command means nothing here.
+    Unknown(String),
+}
+
+impl From<Violation> for Trouble {
+    fn from(violation: Violation) -> Trouble {
+        Trouble::Broken(violation.to_string())
+    }
+}
+
+impl From<String> for Trouble {
+    fn from(reason: String) -> Trouble {
+        Trouble::Unknown(reason)
+    }
+}
+
 /// What the commands of a script mean.
 pub trait Language: Default {
-    /// Runs one command; what it printed.
-    fn run(&mut self, line: &str) -> Vec<String>;
+    /// Carries a command out. What it says itself goes to `lines`.
+    ///
+    /// # Errors
+    /// A property that doesn't hold, or a mistake in the script.
+    fn command(&mut self, words: &[&str], lines: &mut Vec<String>) -> Result<(), Trouble>;
+
+    /// Takes the trace of what happened since it was last taken.
+    fn trace(&mut self) -> Vec<String>;
+
+    /// Whether a property didn't hold: nothing is run after that.
+    fn broken(&mut self) -> &mut bool;
+
+    /// Runs one line; what it printed.
+    fn run(&mut self, line: &str) -> Vec<String> {
+        if *self.broken() {
+            return vec!["not run".to_string()];
+        }
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        let quiet = words.first() == Some(&"quiet");
+        if quiet {
+            words.remove(0);
+        }
+        let mut said = Vec::new();
+        let outcome = self.command(&words, &mut said);
+        // Traces first: what a command says itself describes the end.
+        let mut lines = self.trace();
+        lines.append(&mut said);
+        if quiet {
+            lines.clear();
+        }
+        match outcome {
+            Ok(()) => {}
+            Err(Trouble::Broken(violation)) => {
+                *self.broken() = true;
+                lines.push(format!("violated {violation}"));
+            }
+            Err(Trouble::Unknown(reason)) => lines.push(format!("error: {reason}")),
+        }
+        lines
+    }
 }
 
 /// The file with the output of a fresh run.

@@ -9,6 +9,7 @@ use paxos::ids::{NodeId, Slot};
 use paxos::invariants::Violation;
 use paxos::io::Input;
 use paxos::message::{Envelope, Message};
+use paxos::trace;
 
 use crate::command::Text;
 use crate::group::Group;
@@ -29,27 +30,8 @@ pub struct Which {
 impl Which {
     fn takes(&self, envelope: &Envelope<Text>) -> bool {
         self.link.is_none_or(|link| link == (envelope.from, envelope.to))
-            && self.kind.as_ref().is_none_or(|word| word == kind(&envelope.message))
+            && self.kind.as_ref().is_none_or(|word| word == trace::kind(&envelope.message))
             && (self.slot.is_none() || self.slot == slot(&envelope.message))
-    }
-}
-
-/// The word a message begins with in traces.
-fn kind(message: &Message<Text>) -> &'static str {
-    match message {
-        Message::Canvass { .. } => "Canvass",
-        Message::Canvassed { .. } => "Canvassed",
-        Message::Prepare { .. } => "Prepare",
-        Message::Promise { .. } => "Promise",
-        Message::Accept { .. } => "Accept",
-        Message::Accepted { .. } => "Accepted",
-        Message::Preempted { .. } => "Preempted",
-        Message::AlreadyChosen { .. } => "AlreadyChosen",
-        Message::Heartbeat { .. } => "Heartbeat",
-        Message::HeartbeatAck { .. } => "HeartbeatAck",
-        Message::CatchUp { .. } => "CatchUp",
-        Message::Caught { .. } => "Caught",
-        Message::Transfer { .. } => "Transfer",
     }
 }
 
@@ -149,7 +131,7 @@ impl Net {
         let (from, to) = (envelope.from, envelope.to);
         if self.cuts.contains(&(from, to)) || self.group.replica(to).is_none() {
             if self.group.tracing {
-                let message = paxos::trace::message(&envelope.message);
+                let message = trace::message(&envelope.message);
                 self.group.lines.push(format!("{to} lost {from} {message}"));
             }
             return Ok(());

@@ -3,13 +3,12 @@
 //! `help` in a script prints the commands. A script stops at the first property that doesn't hold.
 
 use paxos::ids::{NodeId, Slot};
-use paxos::invariants::Violation;
 use paxos::io::{Input, Timer};
 use paxos::limits::Limits;
 use paxos::message::{Entry, Envelope, Message};
 
 use crate::command::Text;
-use crate::golden::Language;
+use crate::golden::{Language, Trouble};
 use crate::group::{Group, Jitter};
 use crate::net::{Net, Which};
 use crate::words;
@@ -48,57 +47,7 @@ pub struct Script {
     broken: bool,
 }
 
-enum Trouble {
-    Broken(Violation),
-    Unknown(String),
-}
-
-impl From<Violation> for Trouble {
-    fn from(violation: Violation) -> Trouble {
-        Trouble::Broken(violation)
-    }
-}
-
-impl From<String> for Trouble {
-    fn from(reason: String) -> Trouble {
-        Trouble::Unknown(reason)
-    }
-}
-
 impl Language for Script {
-    fn run(&mut self, line: &str) -> Vec<String> {
-        if self.broken {
-            return vec!["not run".to_string()];
-        }
-        let mut words: Vec<&str> = line.split_whitespace().collect();
-        let quiet = words.first() == Some(&"quiet");
-        if quiet {
-            words.remove(0);
-        }
-        let mut lines = Vec::new();
-        let outcome = self.command(&words, &mut lines);
-        if let Some(net) = &mut self.net {
-            // Traces first: what a command prints itself describes the end.
-            let mut trace = std::mem::take(&mut net.group.lines);
-            trace.append(&mut lines);
-            lines = trace;
-        }
-        if quiet {
-            lines.clear();
-        }
-        match outcome {
-            Ok(()) => {}
-            Err(Trouble::Broken(violation)) => {
-                self.broken = true;
-                lines.push(format!("violated {violation}"));
-            }
-            Err(Trouble::Unknown(reason)) => lines.push(format!("error: {reason}")),
-        }
-        lines
-    }
-}
-
-impl Script {
     fn command(&mut self, words: &[&str], lines: &mut Vec<String>) -> Result<(), Trouble> {
         match words {
             ["help"] => {
@@ -158,6 +107,16 @@ impl Script {
         Ok(net.settle()?)
     }
 
+    fn trace(&mut self) -> Vec<String> {
+        self.net.as_mut().map(|net| std::mem::take(&mut net.group.lines)).unwrap_or_default()
+    }
+
+    fn broken(&mut self) -> &mut bool {
+        &mut self.broken
+    }
+}
+
+impl Script {
     fn cluster(&mut self, settings: &[&str]) -> Result<(), Trouble> {
         let (mut nodes, mut limits) = (3, Limits { leases: false, ..Limits::default() });
         for setting in settings {

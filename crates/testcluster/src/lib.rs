@@ -73,7 +73,7 @@ pub use fault::Fault;
 pub use group::{GroupError, TestGroup};
 pub use host::BINARY_VARIABLE;
 pub use keeper::NodeState;
-pub use recorder::{Recorded, Recorder};
+pub use recorder::{Recorded, Recorder, outcome_of};
 pub use view::{NodeView, Replica, View};
 pub use wait::Wait;
 pub use workload::{Summary, Workload};

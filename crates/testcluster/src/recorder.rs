@@ -63,7 +63,8 @@ impl Recorder {
     }
 
     /// Runs an operation of client `who`, and writes down that it did `txn`: for what isn't a [`Client`]'s own operation,
-    /// such as that of a cache or a queue of yours. `outcome` says what the answer means.
+    /// such as that of a cache or a queue of yours. `outcome` says what the answer means; of a client's error, [`outcome_of`]
+    /// does.
     pub async fn record<T>(
         &self,
         who: u64,
@@ -209,7 +210,7 @@ impl Recorded {
         let operation = self.client.transact(txn.clone());
         let outcome = |answer: &Result<TxnReply, Error>| match answer {
             Ok(reply) => Outcome::Replied(reply.clone()),
-            Err(error) => failed(error),
+            Err(error) => outcome_of(error),
         };
         self.recorder.record(self.who, txn, operation, outcome).await
     }
@@ -222,7 +223,7 @@ impl Recorded {
     ) -> Result<T, Error> {
         let outcome = |answer: &Result<T, Error>| match answer {
             Ok(value) => Outcome::Replied(TxnReply { held: true, results: vec![result(value)] }),
-            Err(error) => failed(error),
+            Err(error) => outcome_of(error),
         };
         self.recorder.record(self.who, alone(op), operation, outcome).await
     }
@@ -232,8 +233,8 @@ fn written(written: &Written) -> TxnResult {
     TxnResult::Written { length: written.length }
 }
 
-/// What is known of an operation that failed.
-fn failed(error: &Error) -> Outcome {
+/// What a client's error says of its operation.
+pub fn outcome_of(error: &Error) -> Outcome {
     match (error.kind, error.outcome) {
         (ErrorKind::TxnFailed { op, error }, _) => Outcome::Failed { op, error },
         (ErrorKind::Mismatch { .. }, _) => Outcome::Failed { op: 0, error: TxnError::Mismatch },

@@ -114,11 +114,11 @@ fn act(arguments: &Arguments) -> Result<u8> {
         let first = fresh();
         return many(arguments, first..first.saturating_add(count));
     }
-    let (plan, again) = match (&arguments.script, arguments.seed) {
-        (Some(path), _) => (read(path)?, replay(&format!("--script {}", path.display()))),
+    let (plan, replay) = match (&arguments.script, arguments.seed) {
+        (Some(path), _) => (read(path)?, again(arguments, &format!("--script {}", path.display()))),
         (None, seed) => {
             let seed = seed.unwrap_or_default();
-            (draw(seed), replay(&format!("--seed {seed}")))
+            (draw(seed), again(arguments, &format!("--seed {seed}")))
         }
     };
     if arguments.plan {
@@ -130,11 +130,17 @@ fn act(arguments: &Arguments) -> Result<u8> {
     }
     let trace = if arguments.trace { Trace::Print } else { Trace::Off };
     let report = run(&plan, &Options { canary: arguments.canary, trace });
-    let failures = failure(arguments, &plan, &report, again).into_iter().collect();
+    let failures = failure(arguments, &plan, &report, replay).into_iter().collect();
     if arguments.output == Output::Text {
         writeln!(io::stdout(), "hash of the run: {:016x}", report.hash)?;
     }
     conclude(arguments, &report.figures, failures)
+}
+
+/// How this run is made again.
+fn again(arguments: &Arguments, which: &str) -> String {
+    let canary = if arguments.canary { " --canary" } else { "" };
+    replay(&format!("{which}{canary}"))
 }
 
 fn read(path: &Path) -> Result<Plan> {
@@ -167,7 +173,8 @@ fn many(arguments: &Arguments, seeds: Range<u64>) -> Result<u8> {
                     }
                     let plan = draw(seed);
                     let report = run(&plan, &Options { canary: arguments.canary, trace: Trace::Off });
-                    let failed = failure(arguments, &plan, &report, replay(&format!("--seed {seed}")));
+                    let which = again(arguments, &format!("--seed {seed}"));
+                    let failed = failure(arguments, &plan, &report, which);
                     if told.send((report.figures, failed)).is_err() {
                         break;
                     }

@@ -6,8 +6,9 @@ use paxos::ids::{ClientId, GroupId, LogTime, Sequence};
 use paxos::rsm::state_machine::{RequestId, StateMachine};
 use shardmaster::ids::GroupRef;
 
+use crate::golden::Trouble;
 use crate::shard::world::World;
-use crate::shard::{Trouble, text, view};
+use crate::shard::{text, view};
 
 /// A read that a client asked for.
 #[derive(Clone, Debug)]

@@ -25,18 +25,3 @@ mod text;
 mod txns;
 mod view;
 pub mod world;
-
-/// Why a command of a script didn't go through.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// A property doesn't hold.
-    Broken(String),
-    /// The command means nothing here.
-    Unknown(String),
-}
-
-impl From<String> for Trouble {
-    fn from(reason: String) -> Trouble {
-        Trouble::Unknown(reason)
-    }
-}

@@ -7,8 +7,7 @@ use paxos::ids::{GroupId, NodeId, Sequence};
 use shardmaster::command::Command;
 use shardmaster::ids::GroupRef;
 
-use crate::golden::Language;
-use crate::shard::Trouble;
+use crate::golden::{Language, Trouble};
 use crate::shard::ask::Reading;
 use crate::shard::message::{Message, Place};
 use crate::shard::world::{Settings, World};
@@ -59,37 +58,12 @@ pub struct Script {
 }
 
 impl Language for Script {
-    fn run(&mut self, line: &str) -> Vec<String> {
-        if self.broken {
-            return vec!["not run".to_string()];
-        }
-        let mut words: Vec<&str> = line.split_whitespace().collect();
-        let quiet = words.first() == Some(&"quiet");
-        if quiet {
-            words.remove(0);
-        }
-        let outcome = self.command(&words);
-        let mut lines = self.world.as_mut().map(|world| std::mem::take(&mut world.lines)).unwrap_or_default();
-        if quiet {
-            lines.clear();
-        }
-        match outcome {
-            Ok(()) if words == ["help"] => lines.extend(HELP.lines().map(String::from)),
-            Ok(()) => {}
-            Err(Trouble::Broken(violation)) => {
-                self.broken = true;
-                lines.push(format!("violated {violation}"));
-            }
-            Err(Trouble::Unknown(reason)) => lines.push(format!("error: {reason}")),
-        }
-        lines
-    }
-}
-
-impl Script {
-    fn command(&mut self, words: &[&str]) -> Result<(), Trouble> {
+    fn command(&mut self, words: &[&str], lines: &mut Vec<String>) -> Result<(), Trouble> {
         match words {
-            ["help"] => return Ok(()),
+            ["help"] => {
+                lines.extend(HELP.lines().map(String::from));
+                return Ok(());
+            }
             ["cluster", words @ ..] => {
                 self.world = Some(World::new(&settings(words)?));
                 return Ok(());
@@ -121,6 +95,14 @@ impl Script {
             ["deliver" | "drop" | "copy" | "hold" | "damage" | "redirect", ..] => network(world, words),
             _ => Ok(passing(world, words)?),
         }
+    }
+
+    fn trace(&mut self) -> Vec<String> {
+        self.world.as_mut().map(|world| std::mem::take(&mut world.lines)).unwrap_or_default()
+    }
+
+    fn broken(&mut self) -> &mut bool {
+        &mut self.broken
     }
 }
 

@@ -8,9 +8,10 @@ use kvserver::txn::{TxnAnswer, TxnCommand, TxnDuty, TxnState};
 use paxos::rsm::state_machine::{RequestId, StateMachine};
 use shardmaster::ids::GroupRef;
 
+use crate::golden::Trouble;
 use crate::shard::message::{Body, Message, Place};
 use crate::shard::world::World;
-use crate::shard::{Trouble, language, text, view};
+use crate::shard::{language, text, view};
 
 /// Passes over all requests without an answer, after which one that still has none never gets one.
 const PASSES_MAX: usize = 50;

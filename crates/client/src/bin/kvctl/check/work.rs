@@ -243,6 +243,9 @@ fn outcome_of(error: &Error) -> Option<Outcome> {
         ErrorKind::Mismatch { .. } => Some(Outcome::Failed { op: 0, error: TxnError::Mismatch }),
         ErrorKind::NotANumber => Some(Outcome::Failed { op: 0, error: TxnError::NotANumber }),
         ErrorKind::TxnFailed { op, error } => Some(Outcome::Failed { op, error }),
+        ErrorKind::TooLarge if error.outcome == client::Outcome::Executed => {
+            Some(Outcome::Failed { op: 0, error: TxnError::TooLarge })
+        }
         _ => None,
     }
 }
