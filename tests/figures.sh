@@ -40,6 +40,7 @@ measure "get linearizable, 256 clients" --workload get --clients 256
 measure "get by lease, 256 clients" --workload get --clients 256 --consistency lease
 measure "get linearizable, 1 client" --workload get --clients 1
 measure "get by lease, 1 client" --workload get --clients 1 --consistency lease
+measure "half put, half get linearizable, 256 clients" --workload mixed --clients 256
 # Over two groups: what the nodes say to each other counts only if they are led on different ones.
 kvctl member transfer-leader --group 1 --to 1 >&2
 kvctl member transfer-leader --group 2 --to 2 >&2
