@@ -34,22 +34,28 @@ for _ in $(seq 300); do
   sleep 0.1
 done
 
-# The parts, by the innermost frame that belongs to one: a name and what its frames look like.
+# The share of each part, by the innermost frame that belongs to one, and of each thread.
 parts() {
   awk '
-    function part(stack) {
-      if (stack ~ /(fdatasync|pwrite|ext4_|jbd2|blk_|submit_bio)/) return "log: write and sync (kernel)"
-      if (stack ~ /(tcp_|sock_|inet_|__x64_sys_(sendto|writev|recvfrom|readv)|sys_write|sys_read)/) return "sockets (kernel)"
-      if (stack ~ /(epoll|futex|schedule|do_idle)/) return "waiting and waking (kernel and tokio)"
-      if (stack ~ /runtime::log/) return "log: records, frames, checks"
-      if (stack ~ /checkpoint|sled/) return "checkpoints"
-      if (stack ~ /(kvserver::(store|machine|state|apply|txn)|::apply)/) return "state machine"
-      if (stack ~ /paxos::/) return "consensus"
-      if (stack ~ /(prost|wire::)/) return "encoding and decoding"
-      if (stack ~ /(h2::|hyper|tonic|http)/) return "HTTP/2 and gRPC"
-      return "the rest"
+    function part(frame) {
+      if (frame ~ /(fdatasync|pwrite64|ext4_|jbd2_|submit_bio)/) return "the disk (kernel)"
+      if (frame ~ /(tcp_|inet_|sock_|sys_sendto|sys_recvfrom|sys_writev|sys_readv)/) return "sockets (kernel)"
+      if (frame ~ /(sys_epoll|sys_futex|do_futex|ep_poll|eventfd)/) return "threads that wait and wake (kernel)"
+      if (frame ~ /runtime::log/) return "log: records, frames, checks"
+      if (frame ~ /(runtime::checkpoint|sled::)/) return "checkpoints"
+      if (frame ~ /(imbl::|archery::|kvserver::(machine|store|shard|session|tally|value|entry|key|txn|request|command))/) return "state machine"
+      if (frame ~ /paxos::/) return "consensus"
+      if (frame ~ /(prost::|wire::)/) return "encoding and decoding"
+      if (frame ~ /(h2::|hyper|tonic|http::)/) return "HTTP/2 and gRPC"
+      if (frame ~ /(kvserver::server|runtime::)/) return "requests and answers"
+      return ""
     }
-    { count = $NF; $NF = ""; sum += count; parts[part($0)] += count; split($0, frames, ";"); threads[frames[1]] += count }
+    # From the innermost frame on.
+    function of(stack,    frames, at, found) {
+      for (at = split(stack, frames, ";"); at > 0 && found == ""; at--) found = part(frames[at])
+      return found == "" ? "the rest" : found
+    }
+    { count = $NF; $NF = ""; sum += count; parts[of($0)] += count; split($0, frames, ";"); threads[frames[1]] += count }
     END {
       for (name in parts) printf "%5.1f %%  %s\n", 100 * parts[name] / sum, name
       for (name in threads) printf "%5.1f %%  thread %s\n", 100 * threads[name] / sum, name
@@ -65,7 +71,7 @@ profile() {
   perf record -q -F 499 --call-graph dwarf,16384 -o "$work/perf" -p "$(pgrep -d, -P "$demo" kvserver)" -- sleep "$EACH"
   wait "$load"
   perf script -i "$work/perf" --no-inline 2>/dev/null | inferno-collapse-perf >"$work/folded"
-  inferno-flamegraph --title "$name: three nodes" --minwidth 0.3 <"$work/folded" >"$out/flame-$name.svg"
+  inferno-flamegraph --title "$name: three nodes" --minwidth 0.3 <"$work/folded" | sed '/^ *\/\/ /d' >"$out/flame-$name.svg"
   printf '%s: %s\n' "$name" "$(cat "$work/bench")"
   parts "$work/folded"
 }
