@@ -61,9 +61,12 @@ fn label(
     area.draw_text(words, &(FONT, 13).into_text_style(area), (12, y))
 }
 
-/// One line a series over what grows; both axes logarithmic.
+/// One line a series over what grows; both axes logarithmic. No file if there is no point.
 pub(crate) fn growth(path: &Path, what: &str, unit: &str, series: &[(&str, Vec<(f64, f64)>)]) -> Result<()> {
     let points = || series.iter().flat_map(|(_, points)| points);
+    if points().next().is_none() {
+        return Ok(());
+    }
     let range = |of: fn(&(f64, f64)) -> f64| {
         let (least, most) =
             points().map(of).fold((f64::MAX, f64::MIN_POSITIVE), |(l, m), v| (l.min(v), m.max(v)));
@@ -105,5 +108,8 @@ mod tests {
         assert!(text.contains("put, 64") && text.contains("etcd 8.2"), "{text}");
         growth(&file, "keys", "us", &[("put", vec![(1e4, 6.0), (1e7, 9.0)])]).unwrap();
         assert!(std::fs::read_to_string(&file).unwrap().contains("us over keys"));
+        let none = dir.path().join("none.svg");
+        growth(&none, "beside", "us", &[("put", vec![])]).unwrap();
+        assert!(!none.exists());
     }
 }
