@@ -71,6 +71,7 @@ profile() {
   perf record -q -F 499 --call-graph dwarf,16384 -o "$work/perf" -p "$(pgrep -d, -P "$demo" kvserver)" -- sleep "$EACH"
   wait "$load"
   perf script -i "$work/perf" --no-inline 2>/dev/null | inferno-collapse-perf >"$work/folded"
+  # Without the comments of the plot's own script.
   inferno-flamegraph --title "$name: three nodes" --minwidth 0.3 <"$work/folded" | sed '/^ *\/\/ /d' >"$out/flame-$name.svg"
   printf '%s: %s\n' "$name" "$(cat "$work/bench")"
   parts "$work/folded"

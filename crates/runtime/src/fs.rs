@@ -184,10 +184,12 @@ impl FsFile for RealFile {
 
 impl Fs for RealFs {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        if dir.is_dir() {
+            return Ok(());
+        }
         let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-        match parent {
-            Some(parent) if !parent.is_dir() => self.create_dir(parent)?,
-            _ => {}
+        if let Some(parent) = parent {
+            self.create_dir(parent)?;
         }
         match std::fs::create_dir(dir) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),

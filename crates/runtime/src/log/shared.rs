@@ -22,8 +22,8 @@ use super::queue::{Chore, Job, Queue};
 use super::segment::SegmentFile;
 use super::writer::WriteError;
 
-/// A segment that was left is cut to its frames if this part of a segment, or more, is unused. Frames gather up to a quarter
-/// of a segment, so that no load that goes on leaves as much.
+/// A segment that was left is cut to its frames if this part of a segment, or more, is unused. Of the default sizes, frames gather
+/// up to a quarter of a segment, so that no load that goes on leaves as much.
 const WASTE_PART: u64 = 3;
 
 /// The frame that covers what is committed after a failure.
