@@ -76,7 +76,7 @@ fn large_values_beside_a_replica_that_is_cut_off_leave_short_logs() {
     let nodes = Nodes::start(plan);
     let runtime = crate::runtime();
     let client = runtime.block_on(crate::connect(&nodes));
-    let away = crate::a_follower(&nodes, 1);
+    let away = crate::a_follower(&nodes);
     let others: Vec<u32> = nodes.ids().into_iter().filter(|id| *id != away).collect();
     nodes.links().partition(&nodes.ids(), &[vec![away], others]);
     let key = |n: u32| format!("large-{n}");
