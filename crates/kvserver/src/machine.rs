@@ -1,6 +1,8 @@
 //! What a group of a cluster replicates: group 0 the shardmaster, every other one a store. Both are hosted by the same
 //! nodes, in the same log.
 
+use std::ops::ControlFlow;
+
 use paxos::codec;
 use paxos::ids::{GroupId, LogTime, Slot};
 use paxos::rsm::state_machine::{Counts, Page, RequestId, RestoreError, StateMachine};
@@ -217,6 +219,13 @@ impl StateMachine for Machine {
         match self {
             Machine::Master(master) => master.pages(),
             Machine::Store(store) => store.pages(),
+        }
+    }
+
+    fn into_pages(self, put: &mut dyn FnMut(Page) -> ControlFlow<()>) {
+        match self {
+            Machine::Master(master) => master.into_pages(put),
+            Machine::Store(store) => store.into_pages(put),
         }
     }
 

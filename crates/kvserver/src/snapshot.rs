@@ -6,6 +6,7 @@
 //! refuses pages whose state hash isn't the header's, so a page that is lost, doubled or damaged is noticed (P5).
 
 use std::iter::{self, Peekable};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bincode::{BorrowDecode, Decode, Encode};
@@ -121,6 +122,18 @@ fn page(key: PageKey, body: &impl Encode) -> Page {
 
 /// The pages of a state.
 pub(crate) fn pages(store: &Store) -> impl Iterator<Item = Page> + '_ {
+    iter::once(header_page(store)).chain(store.places().flat_map(|(id, place)| place_pages(id, place)))
+}
+
+/// As [`pages`]; a shard whose pages were handed on is let go.
+pub(crate) fn into_pages(store: Store, put: &mut dyn FnMut(Page) -> ControlFlow<()>) {
+    if put(header_page(&store)).is_continue() {
+        let mut places = store.into_places();
+        let _ = places.try_for_each(|(id, place)| place_pages(id, &place).try_for_each(&mut *put));
+    }
+}
+
+fn header_page(store: &Store) -> Page {
     let header = Header {
         version: SNAPSHOT_VERSION,
         limits: store.limits().clone(),
@@ -130,8 +143,7 @@ pub(crate) fn pages(store: &Store) -> impl Iterator<Item = Page> + '_ {
         retired: store.retired,
         state_hash: store.state_hash(),
     };
-    iter::once(page(PageKey::Header, &header))
-        .chain(store.places().flat_map(|(id, place)| place_pages(id, place)))
+    page(PageKey::Header, &header)
 }
 
 fn place_pages(id: ShardId, place: &Place) -> impl Iterator<Item = Page> + '_ {

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use paxos::ids::{LogTime, Slot};
@@ -197,6 +198,11 @@ impl Store {
     /// What is held of every shard.
     pub(crate) fn places(&self) -> impl Iterator<Item = (ShardId, &Place)> + '_ {
         (0..).map(ShardId).zip(self.places.iter())
+    }
+
+    /// As [`Store::places`], each by itself.
+    pub(crate) fn into_places(self) -> impl Iterator<Item = (ShardId, Place)> {
+        (0..).map(ShardId).zip(Arc::unwrap_or_clone(self.places))
     }
 
     pub(crate) fn place(&self, id: ShardId) -> Option<&Place> {
@@ -460,6 +466,10 @@ impl StateMachine for Store {
 
     fn pages(&self) -> Box<dyn Iterator<Item = Page> + '_> {
         Box::new(snapshot::pages(self))
+    }
+
+    fn into_pages(self, put: &mut dyn FnMut(Page) -> ControlFlow<()>) {
+        snapshot::into_pages(self, put);
     }
 
     fn restore(self, pages: &mut dyn Iterator<Item = Page>) -> Result<Store, RestoreError> {

@@ -28,7 +28,7 @@ use crate::sealed::{Seal, SealError};
 
 /// The file that names the checkpoint.
 pub const CURRENT: &str = "CURRENT";
-const SEAL: Seal = Seal { name: CURRENT, magic: *b"synod-cp", version: 1 };
+const SEAL: Seal = Seal { name: CURRENT, magic: *b"synod-cp", version: 2 };
 
 /// The state of one group, up to a slot.
 #[derive(Clone, Debug)]
@@ -164,9 +164,11 @@ pub fn write_in<P: PageStore, S: StateMachine>(
 fn write_new<P: PageStore, S: StateMachine>(
     data_dir: &Path,
     number: u64,
-    states: Vec<GroupState<S>>,
+    mut states: Vec<GroupState<S>>,
     bytes_per_s: u64,
 ) -> Result<(Current, Written), CheckpointError> {
+    // The order of the store's keys.
+    states.sort_by_key(|state| state.group);
     let mut writer = Writer::<P>::create(&directory(data_dir, number), bytes_per_s)?;
     for state in states {
         writer.write_group(state)?;

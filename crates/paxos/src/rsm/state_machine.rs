@@ -1,6 +1,8 @@
 //! The contract between a group's log and what it replicates (F. Schneider, "Implementing Fault-Tolerant Services Using
 //! the State Machine Approach", 1990): equal logs give equal states, so `apply` reads nothing but its arguments.
 
+use std::ops::ControlFlow;
+
 use crate::ids::{ClientId, LogTime, Sequence, Slot};
 
 /// Names a request over all its tries: replies are matched by this, never by slot.
@@ -101,6 +103,12 @@ pub trait StateMachine: Clone + Send + Sync + 'static {
 
     /// The state as pages in ascending key order. Runs on another thread, on a clone.
     fn pages(&self) -> Box<dyn Iterator<Item = Page> + '_>;
+
+    /// Hands on the pages of [`StateMachine::pages`] until `put` breaks off. A large state lets go of what has been handed on as it
+    /// goes, since as long as this clone shares something, a write to it must copy it.
+    fn into_pages(self, put: &mut dyn FnMut(Page) -> ControlFlow<()>) {
+        let _ = self.pages().try_for_each(put);
+    }
 
     /// The state that `pages` were made of. `self` is a fresh state machine with the same replicated limits.
     ///

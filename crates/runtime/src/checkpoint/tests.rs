@@ -110,6 +110,25 @@ fn what_was_written_is_read_back_also_a_second_time() {
 }
 
 #[test]
+fn groups_come_in_any_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut turned = states(1);
+    turned.reverse();
+    write(dir.path(), turned, FAST).unwrap();
+    assert_eq!(loaded(dir.path()).unwrap(), facts(states(1)));
+}
+
+#[test]
+fn a_store_that_gives_back_something_else_is_noticed_before_it_is_current() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), states(1), FAST).unwrap();
+    let error = write_in::<Faulty<1000, 50>, _>(dir.path(), states(2), FAST).unwrap_err();
+    assert!(matches!(error, CheckpointError::Store(_)), "{error}");
+    assert_eq!(directories(dir.path()), ["checkpoint-1"]);
+    assert_eq!(loaded(dir.path()).unwrap(), facts(states(1)));
+}
+
+#[test]
 fn a_new_checkpoint_replaces_the_old_one() {
     let dir = tempfile::tempdir().unwrap();
     for number in 1..4 {
@@ -284,7 +303,7 @@ impl<const FULL_AFTER: usize, const FLIP: usize> PageStore for Faulty<FULL_AFTER
 fn a_full_disk_gives_it_up_and_leaves_the_last_one() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), states(1), FAST).unwrap();
-    let error = write_in::<Faulty<3, 0>, _>(dir.path(), states(2), FAST).unwrap_err();
+    let error = write_in::<Faulty<1, 0>, _>(dir.path(), states(2), FAST).unwrap_err();
     assert!(matches!(error, CheckpointError::DiskFull), "{error}");
     assert_eq!(directories(dir.path()), ["checkpoint-1"]);
     assert_eq!(loaded(dir.path()).unwrap(), facts(states(1)));
