@@ -15,7 +15,7 @@ use crate::checkpoint::{CheckpointError, GroupMeta, GroupState, PageStore, Pages
 /// Records go to the store in batches of this size, in bytes.
 const BATCH_BYTES: usize = 256 << 10;
 /// Files are synced after this many bytes of pages.
-const SYNC_BYTES: u64 = 8 << 20;
+const SYNC_BYTES: u64 = 1 << 20;
 /// How often the store is opened at most until that changes no file any more. Two or three times were seen to do.
 const SETTLE_ROUNDS: usize = 10;
 
