@@ -11,6 +11,7 @@ mod grow;
 mod load;
 mod outage;
 mod plot;
+mod rates;
 mod report;
 mod sample;
 mod store;
@@ -47,6 +48,8 @@ enum Command {
     Compare(compare::CompareArgs),
     /// Synod alone, while one thing grows
     Grow(grow::GrowArgs),
+    /// How fast a whole state moves: checkpoints, snapshots, shards
+    Rates(rates::RatesArgs),
     /// Consensus alone, in memory, on one thread
     Core(core::CoreArgs),
 }
@@ -69,6 +72,7 @@ async fn main() -> Result<()> {
         match &arguments.command {
             Command::Compare(args) => compare::run(args, &place, &arguments.out).await,
             Command::Grow(args) => grow::run(args, &place, &arguments.out).await,
+            Command::Rates(args) => rates::run(args, &place, &arguments.out).await,
             Command::Core(_) => unreachable!("it needs no nodes"),
         }
     };

@@ -104,17 +104,28 @@ impl Cluster {
         Sample::of(&self.pids(), self.dir.path())
     }
 
-    /// Whether any node of Synod writes a checkpoint: there is a directory that CURRENT doesn't name yet.
-    pub(crate) fn is_writing_checkpoint(&self) -> Result<bool> {
-        for node in self.data_dirs()? {
+    /// The nodes of Synod that write a checkpoint: there is a directory that CURRENT doesn't name yet.
+    pub(crate) fn writing_checkpoints(&self) -> Result<Vec<usize>> {
+        let mut writing = Vec::new();
+        for (at, node) in self.data_dirs()?.iter().enumerate() {
             let names =
-                std::fs::read_dir(&node)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+                std::fs::read_dir(node)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
             let checkpoints = names.filter(|name| name.starts_with("checkpoint-")).count();
             if checkpoints > usize::from(node.join("CURRENT").exists()) {
-                return Ok(true);
+                writing.push(at);
             }
         }
-        Ok(false)
+        Ok(writing)
+    }
+
+    /// A client of Synod.
+    pub(crate) async fn client(&self) -> Result<client::Client> {
+        synod::connect(&self.nodes).await
+    }
+
+    /// What a node of Synod says of its replica of a group.
+    pub(crate) async fn replica(&self, node: usize, group: u32) -> Result<wire::v1::ReplicaStatus> {
+        synod::replica(&self.nodes[node], group).await
     }
 
     /// Log of all nodes of Synod on disk, with its spare segments.
@@ -130,7 +141,10 @@ impl Cluster {
 
     fn data_dirs(&self) -> Result<Vec<PathBuf>> {
         let entries = std::fs::read_dir(self.dir.path())?.map(|entry| Ok(entry?.path()));
-        entries.filter(|path| path.as_ref().map_or(true, |path| path.is_dir())).collect()
+        let mut dirs: Vec<PathBuf> =
+            entries.filter(|path| path.as_ref().map_or(true, |path| path.is_dir())).collect::<Result<_>>()?;
+        dirs.sort();
+        Ok(dirs)
     }
 
     /// Returns when a write went through.

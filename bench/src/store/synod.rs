@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use client::{Client, ClientOptions, Consistency};
 use tonic::transport::{Channel, Endpoint};
 use wire::v1;
+use wire::v1::admin_client::AdminClient;
 use wire::v1::kv_client::KvClient;
 
 use super::nodes::{Node, addresses};
@@ -79,6 +80,14 @@ pub(super) async fn leader(nodes: &[Node]) -> Result<usize> {
         }
     }
     bail!("no node leads")
+}
+
+/// What a node says of its replica of a group.
+pub(super) async fn replica(node: &Node, group: u32) -> Result<v1::ReplicaStatus> {
+    let mut admin = AdminClient::new(channel(&node.client).await?);
+    let status = admin.status(v1::StatusRequest {}).await?.into_inner();
+    let replica = status.replicas.into_iter().find(|replica| replica.group == group);
+    replica.with_context(|| format!("no replica of group {group}"))
 }
 
 impl Unary {
