@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Where the nodes' time goes: profiles all three nodes of a cluster with one group while `kvctl bench` loads it, and makes a flame
+# Where the nodes' time goes: profiles all three nodes of a cluster while `kvctl bench` loads it, and makes a flame
 # graph of each workload, with the share of each thread and of each part of the work. Needs `perf` (Debian: linux-perf) and
 # `inferno` (cargo install inferno), and a release build of kvserver and client.
 #
 # usage: bench/profile.sh [DIRECTORY, default target/measured]
-# BIN says where kvctl and kvserver are [default: target/release], SECONDS_EACH how long each runs [default: 5].
+# BIN says where kvctl and kvserver are [default: target/release], SECONDS_EACH how long each runs [default: 5],
+# SHARD_GROUPS how many groups there are [default: 1].
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 mkdir -p "${1:-target/measured}"
 out=$(cd "${1:-target/measured}" && pwd)
 bin=$(cd "${BIN:-target/release}" && pwd)
-readonly EACH=${SECONDS_EACH:-5}
+readonly EACH=${SECONDS_EACH:-5} SHARD_GROUPS=${SHARD_GROUPS:-1}
 PATH=$bin:$PATH:$HOME/.cargo/bin
 for tool in perf inferno-collapse-perf inferno-flamegraph; do
   command -v "$tool" >/dev/null || { echo "$0: no $tool" >&2; exit 1; }
@@ -27,7 +28,7 @@ end() {
 trap end EXIT
 
 mkdir "$work/demo"
-kvctl demo --groups 1 --no-shell --data-dir "$work/demo" --base-port 0 >"$work/demo.log" 2>&1 &
+kvctl demo --groups "$SHARD_GROUPS" --no-shell --data-dir "$work/demo" --base-port 0 >"$work/demo.log" 2>&1 &
 demo=$!
 for _ in $(seq 300); do
   if [ -s "$work/demo/demo.json" ]; then break; fi
@@ -65,6 +66,7 @@ parts() {
 profile() {
   local name=$1
   shift
+  if [ "$SHARD_GROUPS" -gt 1 ]; then name=$name-groups-$SHARD_GROUPS; fi
   kvctl bench --seconds $((EACH + 3)) "$@" >"$work/bench" &
   local load=$!
   sleep 2

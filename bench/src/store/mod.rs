@@ -154,15 +154,16 @@ impl Cluster {
                 if let Ok(callers) = self.callers(1, 1, Via::Best).await
                     && callers[0].put([b'0'; KEY_BYTES], &Bytes::from_static(b"first")).await.is_ok()
                 {
-                    return;
+                    return Ok(());
                 }
+                self.nodes.iter().try_for_each(Node::check)?;
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             }
         };
         let limit = std::time::Duration::from_secs(300);
         tokio::time::timeout(limit, begun)
             .await
-            .with_context(|| format!("{} takes no writes", self.kind.name()))
+            .with_context(|| format!("{} takes no writes", self.kind.name()))?
     }
 
     /// Callers that share `connections`.

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 /// A node of a store.
 pub(crate) struct Node {
@@ -48,6 +48,16 @@ impl Node {
 
     pub(crate) fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
+    }
+
+    /// Fails if it was started and has ended by itself.
+    pub(crate) fn check(&self) -> Result<()> {
+        let Some(pid) = self.pid() else { return Ok(()) };
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // Behind the name, which may hold anything, comes the state.
+        let is_zombie = stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'));
+        ensure!(!is_zombie, "{} ended: {}", self.program.display(), std::fs::read_to_string(&self.log)?);
+        Ok(())
     }
 
     /// As kill -9.

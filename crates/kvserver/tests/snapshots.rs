@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::ops::ControlFlow;
+
 use common::{SHARDS, append, apply, apply_bytes, cas, delete, incr, put, request, small_limits, store};
 use kvserver::command::{Op, Request, VALUE_BYTES_MAX};
 use kvserver::genesis::Limits;
@@ -103,6 +105,24 @@ proptest! {
             Err(_) => {}
             Ok(restored) => prop_assert!(false, "restored {restored:?} of {original:?}"),
         }
+    }
+}
+
+#[test]
+fn a_state_that_is_handed_on_page_by_page_gives_the_same_pages_until_it_is_stopped() {
+    let mut store = store(Limits::default());
+    for n in 1..500 {
+        let put = request(1, n, n - 1, 0, put(&format!("key{n:05}"), &"v".repeat(100)));
+        apply_bytes(&mut store, &common::batch(0, &[put]));
+    }
+    let expected = pages(&store);
+    for stop in [1, 2, expected.len() - 1, expected.len(), usize::MAX] {
+        let mut handed_on = Vec::new();
+        store.clone().into_pages(&mut |page| {
+            handed_on.push(page);
+            if handed_on.len() < stop { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        assert!(handed_on == expected[..stop.min(expected.len())], "stopped after {stop} pages");
     }
 }
 

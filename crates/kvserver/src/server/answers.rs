@@ -1,7 +1,8 @@
 //! The answers that wait for one client stream: pushed by the node, cut into frames of many by whoever writes the
 //! stream. Answers are encoded into one buffer a frame, so that an answer costs no allocation of its own.
 //!
-//! Bounded: a client that doesn't read has its stream ended, and what waited is dropped.
+//! Bounded: what is read and finds no room among the answers that wait is refused as busy, since it can be asked for again. A client
+//! that doesn't read at all has its stream ended, and what waited is dropped.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -17,6 +18,7 @@ use tonic::Status;
 use wire::v1;
 
 use super::context::{Context, count};
+use super::refusal::{Rejected, refusal_of};
 
 /// A frame is cut at about this size, in bytes.
 const FRAME_BYTES: usize = 1 << 20;
@@ -234,7 +236,8 @@ impl Answers {
         self.queue.lock().in_flight += calls;
     }
 
-    /// An answer of the node, of about `size` bytes. Returns whether it was the one too many that ended the stream.
+    /// An answer of the node, of about `size` bytes; of a read it may be `busy` instead. Returns whether it was the one too many that
+    /// ended the stream.
     pub(crate) fn answer(
         &self,
         id: u64,
@@ -243,7 +246,14 @@ impl Answers {
         log_time: u64,
         encode: impl FnOnce(&mut Vec<u8>),
     ) -> bool {
-        self.finish(log_time, |queue| queue.push_encoded(id, kind, size, encode))
+        self.finish(log_time, |queue| {
+            // One that is larger than all the room must pass, too.
+            let has_room = queue.bytes == 0 || queue.bytes + size <= self.bytes_max;
+            match kind {
+                Kind::Found if !has_room => queue.push_refusal(id, refusal_of(&Rejected::Busy)),
+                Kind::Found | Kind::Reply => queue.push_encoded(id, kind, size, encode),
+            }
+        })
     }
 
     /// A refusal by the node. Returns whether it was the one too many that ended the stream.

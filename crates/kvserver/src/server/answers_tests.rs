@@ -46,6 +46,29 @@ fn a_large_answer_has_a_frame_of_its_own_and_order_stays() {
 }
 
 #[test]
+fn a_read_that_finds_no_room_is_refused_as_busy_and_the_stream_goes_on() {
+    let answers = Answers::new(1 << 20);
+    let found = |id, size| {
+        answers.answer(id, Kind::Found, size, id, |buffer| buffer.resize(buffer.len() + size, id as u8))
+    };
+    let codes = |frame: v1::ServerFrame| {
+        let code = |answer: v1::Answer| match answer.result {
+            Some(v1::answer::Result::Refusal(refusal)) => (answer.id, Some(refusal.code)),
+            _ => (answer.id, None),
+        };
+        frame.answers.into_iter().map(code).collect::<Vec<_>>()
+    };
+    let busy = Some(v1::Code::Busy as i32);
+    assert!(!found(1, 700_000) && !found(2, 700_000) && !found(3, 10));
+    assert_eq!(codes(frame(&answers)), [(1, None)]);
+    assert_eq!(codes(frame(&answers)), [(2, busy), (3, None)]);
+    assert!(!found(4, 700_000), "there is room again");
+    assert_eq!(codes(frame(&answers)), [(4, None)]);
+    assert!(!found(5, 1 << 19) && !reply(&answers, 6, 1 << 18), "what was executed is told");
+    assert!(reply(&answers, 7, 1 << 19), "and ends the stream where there is no room");
+}
+
+#[test]
 fn frames_are_cut_near_their_size() {
     let answers = Answers::new(64 << 20);
     (0..40).for_each(|id| assert!(!reply(&answers, id, FRAME_BYTES / 10)));

@@ -157,7 +157,7 @@ pub const KEYS: &[Key<Config>] = &[
     key!("limits.keep_max", Size, MIB, 64 * GIB, limits.keep_bytes_max, "Log kept in memory for voters that lag; above it they need a snapshot."),
     key!("limits.connections", Count, 1, 65_536, serving.connections, "Open connections on the client port, and as many on the HTTP port."),
     key!("limits.stream_calls", Count, 1, 1 << 20, serving.stream_calls, "Calls in flight per client stream and group; above it: BUSY."),
-    key!("limits.answers", Size, MIB, 16 * GIB, serving.answer_bytes, "Answers waiting for one client stream; above it the stream is closed."),
+    key!("limits.answers", Size, MIB, 16 * GIB, serving.answer_bytes, "Answers waiting for one client stream; a read that finds no room is BUSY, a write closes the stream."),
     key!("limits.copy_rate", Size, 64 * KIB, 64 * GIB, serving.copy_bytes_per_s, "What shards that move to the groups led here may copy, a second: a copied pair costs about as much as a put."),
     key!("timing.heartbeat", Time, MS, 60 * S, limits.heartbeat_us, "Time between heartbeats of a leader."),
     key!("timing.check_quorum", Time, MS, 60 * S, limits.check_quorum_us, "A leader that hears no quorum for this long steps down. Longer than `heartbeat`."),
