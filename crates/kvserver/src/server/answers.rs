@@ -247,7 +247,6 @@ impl Answers {
         encode: impl FnOnce(&mut Vec<u8>),
     ) -> bool {
         self.finish(log_time, |queue| {
-            // One that is larger than all the room must pass, too.
             let has_room = queue.bytes == 0 || queue.bytes + size <= self.bytes_max;
             match kind {
                 Kind::Found if !has_room => queue.push_refusal(id, refusal_of(&Rejected::Busy)),
@@ -278,8 +277,10 @@ impl Answers {
         if queue.end.is_some() {
             return false;
         }
+        let waited = queue.bytes;
         push(queue);
-        let too_slow = queue.bytes > self.bytes_max;
+        // One that is larger than all the room passes alone.
+        let too_slow = waited > 0 && queue.bytes > self.bytes_max;
         if too_slow {
             let status = Status::resource_exhausted("answers weren't read fast enough");
             queue.drop_all(End::Failed(status));

@@ -69,6 +69,15 @@ fn a_read_that_finds_no_room_is_refused_as_busy_and_the_stream_goes_on() {
 }
 
 #[test]
+fn an_answer_that_is_larger_than_all_the_room_passes_alone() {
+    for kind in [Kind::Found, Kind::Reply] {
+        let answers = Answers::new(1 << 20);
+        assert!(!answers.answer(1, kind, 2 << 20, 1, |buffer| buffer.resize(2 << 20, 1)));
+        assert_eq!(frame(&answers).answers.len(), 1);
+    }
+}
+
+#[test]
 fn frames_are_cut_near_their_size() {
     let answers = Answers::new(64 << 20);
     (0..40).for_each(|id| assert!(!reply(&answers, id, FRAME_BYTES / 10)));
