@@ -258,10 +258,11 @@ async fn pump(
             if links.wait_for(|links| !ends.link(links, forth).cut).await.is_err() {
                 return;
             }
+            // Who hears it may look at once.
+            ends.shared.pieces.fetch_add(1, Ordering::Relaxed);
             if sink.write_all(&piece).await.is_err() {
                 return;
             }
-            ends.shared.pieces.fetch_add(1, Ordering::Relaxed);
         }
     };
     // What was read before the end is still written.
