@@ -1,7 +1,7 @@
 //! A key as the state keeps it: 24 bytes, with keys up to 23 bytes inside and longer ones in one shared allocation.
 //!
-//! Ordered and hashed as its bytes, so that maps can be searched by `&[u8]`. A leaf of the map holds 64 keys: small
-//! and inline they cost no allocation and no pointer to follow.
+//! Ordered and hashed as its bytes, so that maps can be searched by `&[u8]`. Small and inline, keys cost no allocation and
+//! no pointer to follow.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -24,7 +24,7 @@ enum Repr {
     Shared(Arc<[u8]>),
 }
 
-const _: () = assert!(size_of::<Key>() == 24, "leaves of the map are sized for keys of 24 bytes");
+const _: () = assert!(size_of::<Key>() == 24, "maps have many of them");
 
 impl Key {
     /// The key's bytes.

@@ -7,18 +7,18 @@ use std::collections::{BTreeSet, BinaryHeap};
 use std::ops::Bound;
 
 use crate::command::{KEY_BYTES_MAX, ShardId};
+use crate::pairs::Value;
 use crate::query::{Answer, Pair, SCAN_BYTES_MAX, SCAN_PAIRS_MAX, ShardCursor, ShardPage};
 use crate::shard::Shard;
 use crate::store::Store;
-use crate::value::Value;
 
 /// The value of a key.
 pub(crate) fn get(store: &Store, shard: ShardId, key: &[u8]) -> Answer {
     match store.shard(shard) {
         Err(elsewhere) => elsewhere.answer(shard),
-        Ok(found) => {
-            Answer::Value(found.data().map.get(key).map(|value| (value.as_bytes().to_vec(), value.version())))
-        }
+        Ok(found) => Answer::Value(
+            found.data().pairs.get(key).map(|value| (value.as_bytes().to_vec(), value.version())),
+        ),
     }
 }
 
@@ -97,7 +97,7 @@ impl Room {
 /// A pair in its shard, ordered by key.
 struct Found<'a> {
     key: &'a [u8],
-    value: &'a Value,
+    value: Value<'a>,
 }
 
 impl Found<'_> {
@@ -139,8 +139,8 @@ fn pairs_after<'a>(
     };
     shard
         .data()
-        .map
-        .range::<_, [u8]>((from, Bound::Unbounded))
-        .map(|(key, value)| Found { key: key.as_bytes(), value })
+        .pairs
+        .iter_from(from)
+        .map(|(key, value)| Found { key, value })
         .take_while(move |found| found.key.starts_with(prefix))
 }

@@ -3,18 +3,16 @@
 //! The revision grows by one with each write and is what a value's version is made of, so a version is never used
 //! twice, not after a delete and not after a move. Whatever changes goes through the tally (P5).
 
-use imbl::OrdMap;
 use paxos::codec;
 use paxos::ids::ClientId;
 
 use crate::command::{Reply, ShardId};
 use crate::handoff::Item;
-use crate::key::Key;
+use crate::pairs::{Pairs, Slot, Value};
 use crate::request::{OpView, RequestView};
 use crate::session::{Context, Head, Row, SWEEP_STEPS, Sessions, Sweep};
 use crate::tally::{Table, Tally, halves, hash_numbers, hash_pair, pair_bytes};
 use crate::txn::Txns;
-use crate::value::Value;
 
 /// A decimal i64 has at most this many bytes; what is longer isn't looked at.
 const NUMBER_BYTES_MAX: usize = 20;
@@ -36,7 +34,7 @@ pub(crate) const COUNT_MAX: u64 = u64::MAX / 2;
 /// Keys and values with the revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Data {
-    pub(crate) map: OrdMap<Key, Value>,
+    pub(crate) pairs: Pairs,
     pub(crate) revision: u64,
 }
 
@@ -63,11 +61,8 @@ impl Shard {
     /// A shard of these tables; its tally is made from scratch.
     pub(crate) fn from_parts(id: ShardId, data: Data, sessions: Sessions, txns: Txns) -> Shard {
         let mut tally = Tally::default();
-        for (key, value) in &data.map {
-            tally.add(
-                hash_pair(id, key.as_bytes(), value.as_stored()),
-                pair_bytes(key.as_bytes(), value.as_stored()),
-            );
+        for (key, value) in data.pairs.iter() {
+            tally.add(hash_pair(id, key, value), pair_bytes(key, value));
         }
         for (client, row) in &sessions.rows {
             row.add_to(id, *client, &mut tally);
@@ -108,8 +103,7 @@ impl Shard {
         let Shard { id, data, sessions, txns, tally } = self;
         match item {
             Item::Key { key, value: Some((version, bytes)) } => {
-                let value = || Value::new(version, &bytes);
-                data.change(*id, &key, tally, |present| *present = value(), value);
+                data.change(*id, &key, tally, |slot| slot.set(version, &bytes));
             }
             Item::Key { key, value: None } => {
                 data.remove(*id, &key, tally);
@@ -200,7 +194,7 @@ impl Data {
         match *op {
             OpView::Put { value, .. } if !fits(value.len()) => Reply::ValueTooLarge,
             OpView::Put { key, value } => self.write(id, key, value, tally),
-            OpView::Append { key, value } => match self.map.get(key) {
+            OpView::Append { key, value } => match self.pairs.get(key) {
                 None if !fits(value.len()) => Reply::ValueTooLarge,
                 None => self.write(id, key, value, tally),
                 Some(head) if !fits(head.as_bytes().len().saturating_add(value.len())) => {
@@ -210,7 +204,7 @@ impl Data {
             },
             OpView::Delete { key } => self.delete(id, key, tally),
             OpView::Cas { key, expected, value } => {
-                let present = self.map.get(key);
+                let present = self.pairs.get(key);
                 match present.map(Value::as_bytes) == expected {
                     false => Reply::Mismatch { version: present.map_or(0, Value::version) },
                     true if !fits(value.len()) => Reply::ValueTooLarge,
@@ -218,7 +212,7 @@ impl Data {
                 }
             }
             OpView::Incr { key, by } => {
-                let present = self.map.get(key).map_or(Some(0), |value| number(value.as_bytes()));
+                let present = self.pairs.get(key).map_or(Some(0), |value| number(value.as_bytes()));
                 match present.and_then(|number| number.checked_add(by)) {
                     None => Reply::NotANumber,
                     Some(value) => {
@@ -235,43 +229,33 @@ impl Data {
     fn write(&mut self, id: ShardId, key: &[u8], bytes: &[u8], tally: &mut Tally) -> Reply {
         self.revision += 1;
         let version = self.revision;
-        self.change(id, key, tally, |value| value.set(version, bytes), || Value::new(version, bytes));
+        self.change(id, key, tally, |slot| slot.set(version, bytes));
         Reply::Written { length: bytes.len() as u64, version }
     }
 
     fn append(&mut self, id: ShardId, key: &[u8], tail: &[u8], tally: &mut Tally) -> Reply {
         self.revision += 1;
         let version = self.revision;
-        let mut length = tail.len();
-        let extend = |value: &mut Value| {
-            *value = Value::concat(version, value.as_bytes(), tail);
-            length = value.as_bytes().len();
-        };
-        self.change(id, key, tally, extend, || Value::new(version, tail));
+        let mut length = 0;
+        self.change(id, key, tally, |slot| {
+            slot.append(version, tail);
+            length = slot.value().map_or(0, |value| value.as_bytes().len());
+        });
         Reply::Written { length: length as u64, version }
     }
 
-    /// Changes the value of a key that is there, or adds one, and keeps the tally right.
-    fn change(
-        &mut self,
-        id: ShardId,
-        key: &[u8],
-        tally: &mut Tally,
-        update: impl FnOnce(&mut Value),
-        create: impl FnOnce() -> Value,
-    ) {
-        let mut count = |value: &Value, count: fn(&mut Tally, u128, usize)| {
-            count(tally, hash_pair(id, key, value.as_stored()), pair_bytes(key, value.as_stored()));
+    /// Changes what stands at a key, and keeps the tally right.
+    fn change(&mut self, id: ShardId, key: &[u8], tally: &mut Tally, change: impl FnOnce(&mut Slot<'_>)) {
+        let mut count = |slot: &Slot<'_>, count: fn(&mut Tally, u128, usize)| {
+            if let Some(value) = slot.value() {
+                count(tally, hash_pair(id, key, value), pair_bytes(key, value));
+            }
         };
-        if let Some(value) = self.map.get_mut(key) {
-            count(value, Tally::remove);
-            update(value);
-            count(value, Tally::add);
-        } else {
-            let value = create();
-            count(&value, Tally::add);
-            self.map.insert(Key::from(key), value);
-        }
+        self.pairs.edit(key, |slot| {
+            count(slot, Tally::remove);
+            change(slot);
+            count(slot, Tally::add);
+        });
     }
 
     fn delete(&mut self, id: ShardId, key: &[u8], tally: &mut Tally) -> Reply {
@@ -282,9 +266,11 @@ impl Data {
 
     /// Takes a key out, if it is there. Returns whether it was.
     fn remove(&mut self, id: ShardId, key: &[u8], tally: &mut Tally) -> bool {
-        let Some(value) = self.map.remove(key) else { return false };
-        tally.remove(hash_pair(id, key, value.as_stored()), pair_bytes(key, value.as_stored()));
-        true
+        let present = self.pairs.get(key).is_some();
+        if present {
+            self.change(id, key, tally, |slot| slot.remove());
+        }
+        present
     }
 }
 

@@ -19,12 +19,11 @@ use paxos::rsm::state_machine::{Page, RestoreError, StateMachine};
 use crate::command::{ShardId, shard_of};
 use crate::genesis::Limits;
 use crate::handoff::{Copy, Dirty, DirtyItem, DirtyRecord, Place, PlaceRecord, SessionRow};
-use crate::key::Key;
+use crate::pairs::Pairs;
 use crate::session::{Row, Sessions, Sweep};
 use crate::shard::{COUNT_MAX, Data, Shard};
 use crate::store::Store;
 use crate::txn::{Lock, Parked, Record, Txns};
-use crate::value::Value;
 
 /// Version of the pages.
 pub(crate) const SNAPSHOT_VERSION: u16 = 3;
@@ -153,8 +152,8 @@ fn place_pages(id: ShardId, place: &Place) -> impl Iterator<Item = Page> + '_ {
 }
 
 fn copy_pages(id: ShardId, copy: &Copy) -> impl Iterator<Item = Page> + '_ {
-    let pairs = copy.shard.data().map.iter().map(|(key, value)| PairRecord {
-        key: key.as_bytes(),
+    let pairs = copy.shard.data().pairs.iter().map(|(key, value)| PairRecord {
+        key,
         version: value.version(),
         value: value.as_bytes(),
     });
@@ -323,7 +322,7 @@ impl Building {
         Some(Building {
             id,
             place,
-            data: Data { map: OrdMap::new(), revision },
+            data: Data { pairs: Pairs::default(), revision },
             sessions: Sessions { rows: OrdMap::new(), sweep },
             dirty: Dirty::with_changes(changes.unwrap_or(0)),
             txns: Txns::with_tickets(tickets),
@@ -373,11 +372,11 @@ impl Building {
     }
 
     fn take_pair(&mut self, pair: &PairRecord<'_>, shards: u16) -> Result<(), RestoreError> {
-        let in_order = self.data.map.get_max().is_none_or(|(last, _)| last.as_bytes() < pair.key);
+        let in_order = self.data.pairs.last_key().is_none_or(|last| last < pair.key);
         if !in_order || shard_of(pair.key, shards) != self.id {
             return Err(refused(format!("a key of shard {} is out of place", self.id.0)));
         }
-        self.data.map.insert(Key::from(pair.key), Value::new(pair.version, pair.value));
+        self.data.pairs.push(pair.key, pair.version, pair.value);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //!
 //! `apply` is total and deterministic (P5): any bytes give the same typed result on every replica, and every bound it
 //! consults is in the replicated limits. A request is judged and executed in the same step (P9); one that is refused
-//! leaves no trace. A clone is O(1); after it, a write copies only the nodes it changes.
+//! leaves no trace. After a clone, a write copies only the nodes it changes.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -21,6 +21,7 @@ use crate::command::{Refusal, Reply, ShardId, shard_of};
 use crate::entry::{GroupCommand, GroupRequest, is_group_request};
 use crate::genesis::Limits;
 use crate::handoff::{CopyStatus, Discarded, Duty, Elsewhere, Open, Place};
+use crate::prefetch::PREFETCHED;
 use crate::query::{Answer, Query};
 use crate::request::{NOBODY, OpView, RequestView};
 use crate::session::{Context, Head};
@@ -128,28 +129,6 @@ impl Store {
         self.served().map(|shard| shard.id())
     }
 
-    /// Keys in all shards.
-    pub fn keys(&self) -> u64 {
-        self.served().map(|shard| shard.data().map.len() as u64).sum()
-    }
-
-    /// Session rows in all shards: one for each client and shard.
-    pub fn sessions(&self) -> u64 {
-        self.served().map(|shard| shard.sessions().rows.len() as u64).sum()
-    }
-
-    /// Keys, revision and session rows of a shard; `None` if it isn't served here.
-    pub fn shard_status(&self, shard: ShardId) -> Option<ShardStatus> {
-        let shard = self.shard(shard).ok()?;
-        Some(ShardStatus {
-            keys: shard.data().map.len() as u64,
-            revision: shard.data().revision,
-            sessions: shard.sessions().rows.len() as u64,
-            bytes: shard.tally().bytes,
-            digest: shard.tally().hash,
-        })
-    }
-
     /// Batches in the log that this code couldn't read. Above zero the replica must not serve: a newer version of the
     /// code may have read them.
     pub fn unreadable_batches(&self) -> u64 {
@@ -214,7 +193,7 @@ impl Store {
         self.place(id).map_or(Err(Elsewhere::Gone(None)), Place::serving)
     }
 
-    fn served(&self) -> impl Iterator<Item = &Shard> + '_ {
+    pub(crate) fn served(&self) -> impl Iterator<Item = &Shard> + '_ {
         self.places.iter().filter_map(|place| place.serving().ok())
     }
 
@@ -258,7 +237,11 @@ impl Store {
         if before.0 / SEND_AWAY_MS != self.log_time.0 / SEND_AWAY_MS && !self.busy.is_empty() {
             self.send_away(&mut Step::new(&mut reply));
         }
-        for request in view {
+        let mut next = view;
+        for (at, request) in view.enumerate() {
+            if at.is_multiple_of(PREFETCHED) {
+                self.prefetch_requests(next.by_ref().take(PREFETCHED));
+            }
             match request {
                 Ok(bytes) => self.apply_entry(bytes, &mut reply),
                 Err(_) => {
@@ -374,21 +357,6 @@ fn note(set: &mut Arc<BTreeSet<ShardId>>, id: ShardId, holds: bool) {
     }
 }
 
-/// What `status` tells of a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShardStatus {
-    /// Keys in it.
-    pub keys: u64,
-    /// Writes to it so far.
-    pub revision: u64,
-    /// Clients it remembers.
-    pub sessions: u64,
-    /// Memory, about, in bytes.
-    pub bytes: u64,
-    /// Incremental hash of all it holds: data, sessions, revision.
-    pub digest: u128,
-}
-
 impl StateMachine for Store {
     type Reply = Reply;
     type Query = Query;
@@ -448,6 +416,10 @@ impl StateMachine for Store {
 
     fn due(&mut self) -> Vec<TxnDuty> {
         self.due.take()
+    }
+
+    fn prefetch(&self, queries: &mut dyn Iterator<Item = &Query>) {
+        self.prefetch_queries(queries);
     }
 
     fn is_blocked(&self, query: &Query) -> bool {

@@ -4,11 +4,10 @@
 //! A record's hash is xxh3-128 of table, shard, key and value (with its version). The sum is kept per shard: it is
 //! what a shard's two owners compare when it moves.
 
-use std::mem;
-
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use crate::command::ShardId;
+use crate::pairs::{self, Value};
 
 /// Which table a record belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +41,8 @@ impl Table {
 }
 
 /// Hash of a key with its value; the key's hash seeds the value's.
-pub(crate) fn hash_pair(shard: ShardId, key: &[u8], stored_value: &[u8]) -> u128 {
-    xxh3_128_with_seed(stored_value, xxh3_64_with_seed(key, Table::Data.seed(shard)))
+pub(crate) fn hash_pair(shard: ShardId, key: &[u8], value: Value<'_>) -> u128 {
+    xxh3_128_with_seed(value.as_stored(), xxh3_64_with_seed(key, Table::Data.seed(shard)))
 }
 
 /// Hash of a record of numbers.
@@ -91,9 +90,7 @@ impl Tally {
     }
 }
 
-/// Memory of a pair: its slot in a leaf (three quarters full), its bytes, and the headers of its allocations.
-pub(crate) fn pair_bytes(key: &[u8], stored_value: &[u8]) -> usize {
-    let slot = (mem::size_of::<crate::key::Key>() + mem::size_of::<crate::value::Value>()) * 4 / 3;
-    let key_bytes = if key.len() > crate::key::INLINE_BYTES_MAX { key.len() + 32 } else { 0 };
-    slot + key_bytes + stored_value.len() + 32
+/// Memory of a pair: its bytes in the block of a leaf, and what the leaf keeps for it.
+pub(crate) fn pair_bytes(key: &[u8], value: Value<'_>) -> usize {
+    pairs::pair_bytes(key, value.as_bytes()) + 8
 }

@@ -81,7 +81,7 @@ pub struct Bounds {
     pub unsynced_bytes: u64,
     /// Size of a log segment, in bytes.
     pub segment_bytes: u64,
-    /// Smallest live log after which a checkpoint is due, in bytes; a quarter of the state's size if that is larger.
+    /// Smallest live log after which a checkpoint is due, in bytes; a third of the state's size if that is larger.
     pub checkpoint_log_bytes: u64,
     /// How fast a checkpoint is written, in bytes a second.
     pub checkpoint_bytes_per_s: u64,

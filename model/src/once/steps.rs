@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use kvserver::command::Reply;
 use kvserver::query::{Answer, Query};
-use kvserver::store::{ShardStatus, Store};
+use kvserver::status::ShardStatus;
+use kvserver::store::Store;
 use paxos::codec;
 use paxos::ids::LogTime;
 use paxos::rsm::batch::BatchBuilder;

@@ -133,7 +133,7 @@ impl Place {
             epoch: copy.epoch,
             phase: copy.phase.word(),
             other: self.departure().map(|departure| (departure.epoch, departure.to)),
-            keys: tables.data().map.len() as u64,
+            keys: tables.data().pairs.len() as u64,
             sessions: tables.sessions().rows.len() as u64,
             bytes: tables.tally().bytes,
             revision: tables.data().revision,

@@ -11,13 +11,12 @@ use shardmaster::ids::{Epoch, ShardId};
 use crate::genesis::Limits;
 use crate::handoff::place::{Phase, Place};
 use crate::handoff::{Base, Chunk, Dirty, DirtyItem, Item, Position, Pulled};
-use crate::key::Key;
+use crate::pairs::Value;
 use crate::query::Answer;
 use crate::session::Row;
 use crate::shard::Shard;
 use crate::store::Store;
 use crate::txn::Kept;
-use crate::value::Value;
 
 /// What an item takes beside its bytes.
 const ITEM_BYTES: usize = 40;
@@ -53,7 +52,7 @@ fn pull(place: &Place, shard: ShardId, epoch: Epoch, at: &Position, limits: &Lim
     let to = filling.fill(&copy.shard, dirty, at);
     let mut left = dirty.left(to.staged, limits.handoff_freeze_lag);
     if to.base != Base::Done {
-        let tables = copy.shard.data().map.len() + copy.shard.sessions().rows.len();
+        let tables = copy.shard.data().pairs.len() + copy.shard.sessions().rows.len();
         left = left.saturating_add(tables as u64);
     }
     let (from, items, changes_end) = (at.clone(), filling.items, dirty.changes());
@@ -92,11 +91,11 @@ impl Filling {
     fn keys(&mut self, shard: &Shard, after: Option<&[u8]>) -> Option<Vec<u8>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut last = after;
-        for (key, value) in shard.data().map.range::<_, [u8]>((from, Bound::Unbounded)) {
+        for (key, value) in shard.data().pairs.iter_from(from) {
             if !self.push(key_bytes(key, Some(value)), || key_item(key, Some(value))) {
                 return Some(last.unwrap_or_default().to_vec());
             }
-            last = Some(key.as_bytes());
+            last = Some(key);
         }
         None
     }
@@ -123,8 +122,8 @@ impl Filling {
         for (change, item) in dirty.after(staged) {
             let taken = match item {
                 DirtyItem::Key(key) => {
-                    let value = shard.data().map.get(key);
-                    self.push(key_bytes(key, value), || key_item(key, value))
+                    let value = shard.data().pairs.get(key.as_bytes());
+                    self.push(key_bytes(key.as_bytes(), value), || key_item(key.as_bytes(), value))
                 }
                 DirtyItem::Row(client) => {
                     let stays = mutants::is_on(Mutant::SessionsNotMoved);
@@ -161,13 +160,13 @@ impl Filling {
     }
 }
 
-fn key_bytes(key: &Key, value: Option<&Value>) -> usize {
-    ITEM_BYTES + key.as_bytes().len() + value.map_or(0, |value| value.as_bytes().len())
+fn key_bytes(key: &[u8], value: Option<Value<'_>>) -> usize {
+    ITEM_BYTES + key.len() + value.map_or(0, |value| value.as_bytes().len())
 }
 
-fn key_item(key: &Key, value: Option<&Value>) -> Item {
+fn key_item(key: &[u8], value: Option<Value<'_>>) -> Item {
     let value = value.map(|value| (value.version(), value.as_bytes().to_vec()));
-    Item::Key { key: key.as_bytes().to_vec(), value }
+    Item::Key { key: key.to_vec(), value }
 }
 
 fn row_bytes(row: Option<&Row>) -> usize {

@@ -92,7 +92,7 @@ impl Store {
         }
         let shards = self.shard_count();
         let found = |key: &[u8]| {
-            let value = self.shard(shard_of(key, shards)).ok()?.data().map.get(key)?;
+            let value = self.shard(shard_of(key, shards)).ok()?.data().pairs.get(key)?;
             Some((value.as_bytes(), value.version()))
         };
         let (reply, writes) = match evaluate(txn, &self.bounds(), found) {

@@ -69,7 +69,7 @@ impl Store {
                 return (Prepared::Refused(Conflict::Moving), Vec::new());
             }
             let values = keys.iter().filter(|(_, access)| access.reads);
-            let values = values.filter_map(|(key, _)| open.shard().data().map.get(&key[..]));
+            let values = values.filter_map(|(key, _)| open.shard().data().pairs.get(&key[..]));
             if values.map(|value| value.as_bytes().len() as u64).sum::<u64>() > limits.txn_bytes {
                 return (Prepared::Refused(Conflict::TooLarge), Vec::new());
             }
@@ -90,8 +90,9 @@ impl Store {
     /// What a lock promises.
     fn grant(&self, shard: ShardId, number: u64) -> Option<Grant> {
         let tables = self.shard(shard).ok()?;
-        let value =
-            |key: &[u8]| tables.data().map.get(key).map(|value| (value.as_bytes().to_vec(), value.version()));
+        let value = |key: &[u8]| {
+            tables.data().pairs.get(key).map(|value| (value.as_bytes().to_vec(), value.version()))
+        };
         let keys = &tables.txns().locks().get(number)?.keys;
         let found = keys.iter().map(|(key, access)| if access.reads { value(key) } else { None });
         Some(Grant { lock: number, found: found.collect() })

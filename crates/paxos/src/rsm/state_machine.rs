@@ -75,6 +75,9 @@ pub trait StateMachine: Clone + Send + Sync + 'static {
         false
     }
 
+    /// Told what will be asked next, so that all of what the answers are in can be brought near at once. Changes nothing.
+    fn prefetch(&self, _queries: &mut dyn Iterator<Item = &Self::Query>) {}
+
     /// The replicated time of the last batch applied.
     fn log_time(&self) -> LogTime;
 

@@ -21,7 +21,7 @@ const EVENTS_MAX: usize = 16_384;
 const PINNED_SEGMENTS: usize = 8;
 /// A state this much larger than the live log is worth a checkpoint. A restart holds the live log in memory and applies it, which
 /// costs several times as much a byte as reading the state; a checkpoint costs this many bytes of writing for one of log.
-const STATE_PER_LOG: u64 = 4;
+const STATE_PER_LOG: u64 = 3;
 
 /// The live log, in bytes, with which a node begins a checkpoint of so large a state.
 fn due_at(bounds: &Bounds, state_bytes: u64, node: NodeId) -> u64 {
@@ -229,13 +229,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_large_state_waits_for_a_quarter_of_its_size_in_log_and_nodes_take_turns() {
+    fn a_large_state_waits_for_a_third_of_its_size_in_log_and_nodes_take_turns() {
         const MIB: u64 = 1 << 20;
         let bounds = Bounds { checkpoint_log_bytes: 64 * MIB, ..Bounds::default() };
         let due = |state, node| due_at(&bounds, state, NodeId(node));
         assert_eq!(due(0, 4), 64 * MIB);
-        assert_eq!(due(256 * MIB, 4), 64 * MIB);
-        assert_eq!(due(2048 * MIB, 4), 512 * MIB);
-        assert_eq!([1, 2, 3].map(|node| due(2048 * MIB, node)), [520, 528, 536].map(|mib| mib * MIB));
+        assert_eq!(due(192 * MIB, 4), 64 * MIB);
+        assert_eq!(due(1536 * MIB, 4), 512 * MIB);
+        assert_eq!([1, 2, 3].map(|node| due(1536 * MIB, node)), [520, 528, 536].map(|mib| mib * MIB));
     }
 }

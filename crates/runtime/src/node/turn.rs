@@ -280,6 +280,13 @@ impl<S: StateMachine> Node<S> {
 
     fn take_calls(&mut self) {
         let calls: VecDeque<Submitted<S>> = std::mem::take(&mut *self.inbox.calls.lock());
+        for Hosted { life, machine, .. } in &self.hosted {
+            let calls = calls.iter().filter(|submitted| submitted.group == life.0);
+            machine.prefetch(&mut calls.filter_map(|submitted| match &submitted.call {
+                Call::Read { query, .. } => Some(query),
+                Call::Write { .. } => None,
+            }));
+        }
         for call in calls {
             self.take_call(call);
         }

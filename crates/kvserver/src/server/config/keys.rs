@@ -146,7 +146,7 @@ pub const KEYS: &[Key<Config>] = &[
     key!("limits.outbox", Size, MIB, 16 * GIB, bounds.outbox_bytes, "Bytes waiting for one other node; above it messages are dropped and repaired later."),
     key!("limits.unsynced", Size, MIB, 16 * GIB, bounds.unsynced_bytes, "Log written but not synced; above it the node takes no more."),
     key!("limits.segment", Size, MIB, GIB, bounds.segment_bytes, "Size of a segment of the log on disk."),
-    key!("limits.checkpoint_log", Size, MIB, 1024 * GIB, bounds.checkpoint_log_bytes, "Live log after which a checkpoint is due; a quarter of the state's size if that is larger."),
+    key!("limits.checkpoint_log", Size, MIB, 1024 * GIB, bounds.checkpoint_log_bytes, "Live log after which a checkpoint is due; a third of the state's size if that is larger."),
     key!("limits.checkpoint_rate", Size, MIB, 64 * GIB, bounds.checkpoint_bytes_per_s, "How fast a checkpoint is written, a second."),
     key!("limits.window_slots", Count, 1, 65_536, limits.window_slots, "Slots a leader may have in flight."),
     key!("limits.window", Size, MIB, 16 * GIB, limits.window_bytes, "Their bytes; one slot is always allowed."),
