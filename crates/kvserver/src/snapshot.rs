@@ -16,7 +16,7 @@ use paxos::ids::{ClientId, LogTime};
 use paxos::mutants::{self, Mutant};
 use paxos::rsm::state_machine::{Page, RestoreError, StateMachine};
 
-use crate::command::{ShardId, shard_of};
+use crate::command::{KEY_BYTES_MAX, ShardId, VALUE_BYTES_MAX, shard_of};
 use crate::genesis::Limits;
 use crate::handoff::{Copy, Dirty, DirtyItem, DirtyRecord, Place, PlaceRecord, SessionRow};
 use crate::pairs::Pairs;
@@ -373,7 +373,8 @@ impl Building {
 
     fn take_pair(&mut self, pair: &PairRecord<'_>, shards: u16) -> Result<(), RestoreError> {
         let in_order = self.data.pairs.last_key().is_none_or(|last| last < pair.key);
-        if !in_order || shard_of(pair.key, shards) != self.id {
+        let fits = pair.key.len() <= KEY_BYTES_MAX && pair.value.len() <= VALUE_BYTES_MAX;
+        if !in_order || !fits || shard_of(pair.key, shards) != self.id {
             return Err(refused(format!("a key of shard {} is out of place", self.id.0)));
         }
         self.data.pairs.push(pair.key, pair.version, pair.value);

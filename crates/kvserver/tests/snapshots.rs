@@ -6,9 +6,10 @@ mod common;
 use std::ops::ControlFlow;
 
 use common::{SHARDS, append, apply, apply_bytes, cas, delete, incr, put, request, small_limits, store};
-use kvserver::command::{Op, Request, VALUE_BYTES_MAX};
+use kvserver::command::{Op, Request, VALUE_BYTES_MAX, shard_of};
 use kvserver::genesis::Limits;
 use kvserver::store::Store;
+use paxos::codec;
 use paxos::rsm::state_machine::{Page, RestoreError, StateMachine};
 use proptest::prelude::*;
 
@@ -156,4 +157,22 @@ fn snapshots_of_other_limits_or_versions_are_refused_by_name() {
     pages[0].body[0] = 9;
     assert_eq!(restore(small_limits(), pages).unwrap_err().0, "version 9, this code knows 3");
     assert_eq!(restore(small_limits(), vec![]).unwrap_err().0, "no header");
+}
+
+/// No node ever holds such a pair; a page that has one was forged.
+#[test]
+fn pairs_beyond_the_largest_key_or_value_are_refused() {
+    let mut store = store(Limits::default());
+    apply(&mut store, 0, &request(1, 1, 0, 0, put("key", "value")));
+    let pages = pages(&store);
+    let at = pages.iter().position(|page| page.body.ends_with(b"value")).expect("the page of the pair");
+    let shard = shard_of(b"key", SHARDS);
+    let ends = (0..64_u8).map(|end| [&vec![b'k'; 70_000][..], &[end]].concat());
+    let long = ends.into_iter().find(|key| shard_of(key, SHARDS) == shard).expect("a key of the shard");
+    for (key, value) in [(long, vec![1]), (b"key".to_vec(), vec![7; VALUE_BYTES_MAX + 1])] {
+        let mut pages = pages.clone();
+        pages[at].body = codec::encode(&vec![(key, 1_u64, value)]);
+        let why = format!("a key of shard {} is out of place", shard.0);
+        assert_eq!(restore(Limits::default(), pages).unwrap_err().0, why);
+    }
 }

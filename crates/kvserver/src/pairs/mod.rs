@@ -1,6 +1,6 @@
 //! The keys and values of a shard, in the order of keys. A clone shares what is in it.
 //!
-//! Neighbours stand one after the other in the block of a leaf, up to 48 or a page of memory, and up to 128 leaves under a
+//! Neighbours stand one after the other in the block of a leaf, up to 45 or a page of memory, and up to 128 leaves under a
 //! branch. So to find a key takes few pages of memory, and a leaf that a clone shares is copied by one copy of bytes,
 //! however many pairs it has. A clone takes time for its branches: one for about 2,000 small pairs.
 
@@ -17,7 +17,8 @@ use crate::pairs::siblings::{Branch, Siblings};
 
 pub(crate) use crate::pairs::leaf::{Slot, Value, pair_bytes};
 
-/// An ordered map of keys to values with versions.
+/// An ordered map of keys to values with versions. Keys have up to [`KEY_BYTES_MAX`](crate::command::KEY_BYTES_MAX) bytes, values up to
+/// [`VALUE_BYTES_MAX`](crate::command::VALUE_BYTES_MAX): that is up to who puts them in.
 #[derive(Clone, Default)]
 pub(crate) struct Pairs {
     branches: Siblings<Arc<Branch>>,
