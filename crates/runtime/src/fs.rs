@@ -5,11 +5,14 @@
 //! there after a crash, or not, or in parts ([`sim::SimFs`] chooses the worst). Nothing here retries: a failed sync
 //! leaves the pages of the kernel in an unknown state, and a second one that succeeds says nothing about them.
 
+use std::cell::RefCell;
 use std::fs::{OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 pub mod sim;
@@ -130,7 +133,43 @@ pub fn is_scarce(error: &io::Error) -> bool {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealFs;
 
-struct RealFile(std::fs::File);
+/// A file, and the same past the kernel's cache where the file system has that: what a log writes is read again only at a
+/// start, and through the cache each write costs a copy and the kernel's work for pages that it has to keep.
+struct RealFile {
+    file: std::fs::File,
+    direct: Option<std::fs::File>,
+    refused: AtomicBool,
+}
+
+/// Memory is handed to a disk from multiples of this address on, in pieces of this size.
+const DIRECT_ALIGNMENT: usize = 4096;
+const DIRECT_BYTES: usize = 256 << 10;
+
+thread_local! {
+    static ALIGNED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn write_direct(file: &std::fs::File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    ALIGNED.with_borrow_mut(|buffer| {
+        buffer.resize(DIRECT_BYTES + DIRECT_ALIGNMENT, 0);
+        let start = buffer.as_ptr().align_offset(DIRECT_ALIGNMENT);
+        let aligned = &mut buffer[start..start + DIRECT_BYTES];
+        for (at, piece) in (offset..).step_by(DIRECT_BYTES).zip(bytes.chunks(DIRECT_BYTES)) {
+            aligned[..piece.len()].copy_from_slice(piece);
+            file.write_all_at(&aligned[..piece.len()], at)?;
+        }
+        Ok(())
+    })
+}
+
+impl RealFile {
+    fn open(options: &OpenOptions, path: &Path) -> io::Result<Box<dyn FsFile>> {
+        let file = options.open(path)?;
+        let direct =
+            OpenOptions::new().write(true).custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path);
+        Ok(Box::new(RealFile { file, direct: direct.ok(), refused: AtomicBool::new(false) }))
+    }
+}
 
 /// An open file that carries `flock`; closing it gives the lock back.
 struct RealLock {
@@ -143,7 +182,7 @@ impl FsFile for RealFile {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut read = 0;
         while read < bytes.len() {
-            match self.0.read_at(&mut bytes[read..], offset + read as u64) {
+            match self.file.read_at(&mut bytes[read..], offset + read as u64) {
                 Ok(0) => break,
                 Ok(n) => read += n,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -154,7 +193,20 @@ impl FsFile for RealFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        let grain = SECTOR_BYTES as u64;
+        let is_whole = offset.is_multiple_of(grain) && (bytes.len() as u64).is_multiple_of(grain);
+        if let Some(direct) =
+            self.direct.as_ref().filter(|_| is_whole && !self.refused.load(Ordering::Relaxed))
+        {
+            match write_direct(direct, bytes, offset) {
+                // Sectors may be larger here, or the file system has no such thing.
+                Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                    self.refused.store(true, Ordering::Relaxed);
+                }
+                done => return done,
+            }
+        }
+        self.file.write_all_at(bytes, offset)
     }
 
     fn preallocate(&self, length: u64) -> io::Result<()> {
@@ -162,23 +214,23 @@ impl FsFile for RealFile {
         let mut end = self.length()?;
         while end < length {
             let piece = usize::try_from(length - end).map_or(ZEROS_BYTES, |left| left.min(ZEROS_BYTES));
-            self.0.write_all_at(&ZEROS[..piece], end)?;
-            self.0.sync_data()?;
+            self.file.write_all_at(&ZEROS[..piece], end)?;
+            self.file.sync_data()?;
             end += piece as u64;
         }
         Ok(())
     }
 
     fn truncate(&self, length: u64) -> io::Result<()> {
-        if length < self.length()? { self.0.set_len(length) } else { Ok(()) }
+        if length < self.length()? { self.file.set_len(length) } else { Ok(()) }
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn length(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 }
 
@@ -198,12 +250,11 @@ impl Fs for RealFs {
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn FsFile>> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        Ok(Box::new(RealFile(file)))
+        RealFile::open(OpenOptions::new().read(true).write(true).create_new(true), path)
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn FsFile>> {
-        Ok(Box::new(RealFile(OpenOptions::new().read(true).write(true).open(path)?)))
+        RealFile::open(OpenOptions::new().read(true).write(true), path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

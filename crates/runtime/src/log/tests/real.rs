@@ -67,3 +67,24 @@ fn the_real_file_system_keeps_its_promises() {
     fs.remove(&dir.path().join("b")).unwrap();
     assert_eq!(fs.list(dir.path()).unwrap(), Vec::<String>::new());
 }
+
+/// Whole sectors go past the kernel's cache, all else through it, to the same file.
+#[test]
+fn writes_of_whole_sectors_and_others_are_read_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fs, path) = (RealFs, dir.path().join("a"));
+    let file = fs.create(&path).unwrap();
+    file.preallocate(1 << 20).unwrap();
+    let mut expected = vec![0; 1 << 20];
+    let places = [(0, 512), (512, 4096), (4000, 700), (1024, 1024), (3, 5), (8192, 700 << 10), (9000, 512)];
+    for (byte, (offset, length)) in (1..).zip(places) {
+        let bytes = vec![byte; length];
+        file.write_at(&bytes, offset as u64).unwrap();
+        expected[offset..offset + length].copy_from_slice(&bytes);
+        let mut found = vec![0; 1 << 20];
+        assert_eq!(file.read_at(&mut found, 0).unwrap(), found.len());
+        assert!(found == expected, "after {length} bytes at {offset}");
+    }
+    file.sync_data().unwrap();
+    assert!(std::fs::read(&path).unwrap() == expected);
+}
