@@ -290,3 +290,25 @@ impl Fs for RealFs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_refuses_to_go_past_the_cache_goes_through_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file =
+            OpenOptions::new().read(true).write(true).create_new(true).open(dir.path().join("a")).unwrap();
+        // Answers EINVAL to whatever isn't a number, as file systems do to sectors that are too small.
+        let refuses = OpenOptions::new().write(true).open("/proc/self/oom_score_adj").unwrap();
+        assert_eq!(write_direct(&refuses, &[7; 512], 0).unwrap_err().kind(), ErrorKind::InvalidInput);
+        let file = RealFile { file, direct: Some(refuses), refused: AtomicBool::new(false) };
+        for (byte, offset) in [(7, 0), (8, 512)] {
+            file.write_at(&[byte; 512], offset).unwrap();
+        }
+        let mut found = [0; 1024];
+        assert_eq!(file.read_at(&mut found, 0).unwrap(), 1024);
+        assert!(found[..512] == [7; 512] && found[512..] == [8; 512]);
+    }
+}

@@ -142,6 +142,8 @@ proptest! {
         for (pairs, model) in &clones {
             assert_same(pairs, model);
             assert_sound(pairs);
+            // It must come through whatever is asked for, and changes nothing.
+            Pairs::prefetch(pairs.iter().map(|(key, _)| (pairs, key)).chain([(pairs, &probe[..])]));
             let found = pairs.get(&probe).map(|value| (value.version(), value.as_bytes().to_vec()));
             prop_assert_eq!(found, model.get(&probe).cloned());
             for from in [Bound::Included(&probe[..]), Bound::Excluded(&probe[..]), Bound::Unbounded] {
